@@ -1,0 +1,30 @@
+// Small text helpers for the kernel's and the runtimes' formats. All take
+// views into the caller's text and allocate only where they return a string.
+#pragma once
+
+#include <charconv>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace stasis::text {
+
+// The whole of `s` as a number in `base`, or nothing.
+template <typename Int>
+std::optional<Int> to_int(std::string_view s, int base = 10) {
+  Int value{};
+  auto [end, error] = std::from_chars(s.data(), s.data() + s.size(), value, base);
+  if (error != std::errc{} || end != s.data() + s.size()) return std::nullopt;
+  return value;
+}
+
+std::string_view trim(std::string_view s);
+std::vector<std::string_view> split(std::string_view s, char separator);  // keeps empty parts
+std::vector<std::string_view> words(std::string_view s);  // by blanks, no empty parts
+
+// Takes the part before `separator` off the front of `rest` (all of it when
+// there is none) and returns it; for walking lines and fields without copies.
+std::string_view next(std::string_view& rest, char separator);
+
+}  // namespace stasis::text
