@@ -1,0 +1,84 @@
+// Writes down what the container's processes hold open. Everything is examined
+// from outside, on duplicates of the descriptors; all tasks stand still.
+#pragma once
+
+#include <sys/types.h>
+
+#include <map>
+#include <memory>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "base/log.h"
+#include "base/unique_fd.h"
+#include "engine/files/file_kind.h"
+#include "engine/files/probe.h"
+#include "engine/plan.h"
+#include "fdinfo.pb.h"
+
+namespace stasis::image {
+class ImageWriter;
+}
+
+namespace stasis::engine::files {
+
+// One open file of the container: a duplicate of ours and how it was found.
+struct OpenFile {
+  uint32_t id = 0;
+  UniqueFd fd;
+  Probe probe;  // of the first descriptor that led to it
+  const FileKind* kind = nullptr;
+  image::FileEntry entry;
+};
+
+class Dumper {
+ public:
+  Dumper(const DumpPlan& plan, image::ImageWriter& writer, Log& log);
+  ~Dumper();
+  Dumper(const Dumper&) = delete;
+  Dumper& operator=(const Dumper&) = delete;
+
+  // Writes fdinfo-FILES_ID.img. Processes that share a descriptor table have
+  // one files_id: the second call with the same one does nothing.
+  void descriptors(pid_t pid, int pidfd, uint32_t files_id);
+
+  // The id of a file that is held otherwise than by a descriptor, written down
+  // as opened with `flags`: "/proc/17/exe", "/proc/17/cwd", "/proc/17/map_files/a-b".
+  uint32_t path_file(const std::string& proc_link, uint32_t flags);
+
+  // Takes the content of pipes and writes files.img and what belongs to it.
+  // Closes all duplicates: the tasks may go on afterwards.
+  void finish();
+
+  // For the kinds.
+  const DumpPlan& plan() const { return plan_; }
+  image::ImageWriter& writer() { return writer_; }
+  Log& log() { return log_; }
+  int container_root();  // O_PATH
+  uint32_t next_id() { return ++last_id_; }
+  // A file entry beside the one being dumped (a fifo's path).
+  void add_entry(image::FileEntry entry);
+  const std::vector<std::unique_ptr<OpenFile>>& open_files() const { return open_files_; }
+  // Ghost file ids by (device, inode): one image however often it is open.
+  std::map<std::pair<uint64_t, uint64_t>, uint32_t>& ghosts() { return ghosts_; }
+
+ private:
+  OpenFile& identify(UniqueFd duplicate, Probe probe);
+
+  const DumpPlan& plan_;
+  image::ImageWriter& writer_;
+  Log& log_;
+  UniqueFd container_root_;
+  uint32_t last_id_ = 0;
+  std::vector<std::unique_ptr<OpenFile>> open_files_;
+  // Candidates for "the same open file", in the kernel's kcmp order.
+  using Key = std::tuple<uint64_t /*device*/, uint64_t /*inode*/, int /*flags*/>;
+  std::map<Key, std::vector<OpenFile*>> by_identity_;
+  std::map<std::tuple<std::string, uint64_t, uint64_t, int, uint32_t>, uint32_t> path_files_;
+  std::map<std::pair<uint64_t, uint64_t>, uint32_t> ghosts_;
+  std::vector<image::FileEntry> more_entries_;
+  std::vector<uint32_t> tables_done_;
+};
+
+}  // namespace stasis::engine::files

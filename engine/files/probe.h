@@ -1,0 +1,35 @@
+// What /proc and stat tell about one descriptor of a process.
+#pragma once
+
+#include <sys/stat.h>
+#include <sys/types.h>
+
+#include <string>
+
+#include "kernel/proc_fdinfo.h"
+
+namespace stasis::engine::files {
+
+struct Probe {
+  pid_t pid = 0;
+  int number = -1;   // the descriptor; -1 for a file held otherwise
+  std::string link;  // "/etc/motd", "pipe:[4711]", "anon_inode:[eventfd]"
+  struct statx stat{};
+  kernel::FdInfo info;
+
+  bool is(mode_t type) const { return (stat.stx_mode & S_IFMT) == type; }
+  bool by_path() const { return !link.empty() && link.front() == '/'; }
+  int flags() const;  // without O_CLOEXEC, which belongs to the descriptor
+  bool cloexec() const;
+  uint64_t device() const;   // as st_dev
+  unsigned rdev() const;     // as st_rdev, in the kernel's encoding
+  std::string name() const;  // "descriptor 6 of process 17 (/etc/motd)"
+};
+
+// `proc` is a descriptor of /proc/PID.
+Probe probe_descriptor(int proc, pid_t pid, int number);
+
+// "process 17 (redis)"
+std::string process_name(pid_t pid);
+
+}  // namespace stasis::engine::files
