@@ -5,6 +5,7 @@
 #include <sys/types.h>
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -23,9 +24,11 @@ struct Mount {
   int shared = 0;                 // peer group id of a shared mount, or 0
   int master = 0;                 // peer group id a slave receives from, or 0
   bool unbindable = false;
+  bool idmapped = false;
   std::string fstype;  // "tmpfs", "fuse.lxcfs"
   std::string source;
-  std::string sb_options;  // mountinfo's last field, without ro/rw: "size=65536k,mode=755"
+  std::string sb_options;  // mountinfo's last field, without ro/rw and what is in sb_flags:
+                           // "size=65536k,mode=755"
 };
 
 class MountTable {
@@ -36,6 +39,10 @@ class MountTable {
   // Reads the table of process `pid`: by listmount and statmount where the
   // kernel has them, from mountinfo otherwise. The answers are the same.
   static MountTable read(pid_t pid);
+
+  // The first of the two ways alone; nothing where it can't give the whole
+  // answer (an older kernel, a root directory that isn't the namespace's).
+  static std::optional<MountTable> read_by_statmount(pid_t pid);
 
   const std::vector<Mount>& mounts() const { return mounts_; }
   const Mount* find(int id) const;
