@@ -1,0 +1,232 @@
+#include "rpc/server.h"
+
+#include <fmt/core.h>
+#include <sys/syscall.h>
+#include <sys/utsname.h>
+
+#include <cerrno>
+#include <optional>
+
+#include "kernel/call.h"
+#include "rpc/channel.h"
+#include "rpc/log_file.h"
+#include "rpc/observer.h"
+#include "rpc/option_names.h"
+#include "rpc/plans.h"
+#include "rpc/stats.h"
+
+namespace stasis::rpc {
+namespace {
+
+// What we say we are: callers compare it with the CRIU release that brought
+// the feature they need.
+constexpr int compatible_major = 4, compatible_minor = 2;
+
+Response answer_to(const Request& request, bool success) {
+  Response response;
+  response.set_type(request.type());
+  response.set_success(success);
+  return response;
+}
+
+Response failure(const Request& request, const Error& error, int fallback_errno) {
+  Response response = answer_to(request, false);
+  response.set_cr_errno(error.code() != 0 ? error.code() : fallback_errno);
+  std::string message = error.what();
+  if (!error.remedy().empty()) message += " (" + error.remedy() + ")";
+  response.set_cr_errmsg(message);
+  return response;
+}
+
+// One DUMP or RESTORE: settings, directories and log, in the order in which
+// a failure can still be told in the best place.
+class Operation {
+ public:
+  Operation(const Request& request, Channel& channel, const EngineCalls& calls)
+      : request_(request), channel_(channel), calls_(calls) {}
+
+  Response run() {
+    try {
+      prepare();
+    } catch (const Error& error) {
+      if (log_) log_->error(error);
+      return failure(request_, error, EBADRQC);
+    }
+    try {
+      Response response = request_.type() == DUMP ? dump() : restore();
+      log_->info("{} finished", request_.type() == DUMP ? "Dump" : "Restore");
+      return response;
+    } catch (const Error& error) {
+      log_->error(error);
+      return failure(request_, error, EIO);
+    } catch (const std::exception& error) {
+      log_->error(error.what());
+      return failure(request_, Error("finish", "").because(error.what()), EIO);
+    }
+  }
+
+ private:
+  void prepare() {
+    apply_config_file(settings_, "/etc/criu/default.conf");
+    settings_.opts.MergeFrom(request_.opts());
+    std::optional<Error> config_error;
+    try {
+      if (settings_.opts.has_config_file())
+        apply_config_file(settings_, settings_.opts.config_file());
+    } catch (const Error& error) {
+      config_error = error;
+    }
+    directories_ = open_directories(settings_, channel_);
+    log_.emplace(open_log(settings_, directories_), settings_.opts.log_level(),
+                 request_.type() == DUMP ? "stasis/dump" : "stasis/restore");
+    utsname system{};
+    uname(&system);
+    log_->info("Version: stasis (as CRIU {}.{}) on {} {} {}", compatible_major, compatible_minor,
+               system.sysname, system.release, system.machine);
+    if (config_error) throw *config_error;
+  }
+
+  Response dump() {
+    engine::DumpPlan plan = dump_plan(settings_.opts);
+    refuse_obstacles(plan);
+    NotifyObserver observer(channel_, settings_.opts.notify_scripts());
+    engine::DumpResult result = calls_.dump(plan, directories_.images.get(), observer, *log_);
+    keep_stats(result);
+    Response response = answer_to(request_, true);
+    response.mutable_dump()->set_restored(false);
+    return response;
+  }
+
+  void refuse_obstacles(const engine::DumpPlan& plan) {
+    std::vector<engine::Finding> findings = calls_.obstacles(plan);
+    if (findings.empty()) return;
+    for (const engine::Finding& finding : findings)
+      log_->error(fmt::format("{} {}; {}", finding.subject, finding.what, finding.remedy));
+    const engine::Finding& first = findings.front();
+    std::string cause = first.subject + " " + first.what;
+    if (findings.size() > 1) cause += fmt::format(" (and {} more)", findings.size() - 1);
+    throw Error("dump", fmt::format("process {}", plan.root))
+        .because(cause)
+        .hint(first.remedy)
+        .with_errno(EOPNOTSUPP);
+  }
+
+  // Statistics are no reason to call a finished operation failed.
+  template <typename Result>
+  void keep_stats(const Result& result) {
+    try {
+      write_stats(directories_.work.get(), result);
+    } catch (const Error& error) {
+      log_->warn("{}", error.what());
+    }
+  }
+
+  Response restore() {
+    engine::RestorePlan plan = restore_plan(settings_.opts);
+    NotifyObserver observer(channel_, settings_.opts.notify_scripts());
+    engine::RestoreResult result = calls_.restore(plan, directories_.images.get(), observer, *log_);
+    keep_stats(result);
+    Response response = answer_to(request_, true);
+    response.mutable_restore()->set_pid(result.root);
+    return response;
+  }
+
+  const Request& request_;
+  Channel& channel_;
+  const EngineCalls& calls_;
+  Settings settings_;
+  Directories directories_;
+  std::optional<LogFile> log_;
+};
+
+Response version(const Request& request) {
+  Response response = answer_to(request, true);
+  response.mutable_version()->set_major_number(compatible_major);
+  response.mutable_version()->set_minor_number(compatible_minor);
+  return response;
+}
+
+// Only what was asked about is answered with yes; all three serve pre-dumps
+// and lazy pages, which the engine doesn't do.
+Response features(const Request& request) {
+  Response response = answer_to(request, true);
+  response.mutable_features()->set_mem_track(false);
+  response.mutable_features()->set_lazy_pages(false);
+  response.mutable_features()->set_pidfd_store(false);
+  return response;
+}
+
+Response wait_pid(const Request& request) {
+  int status = 0;
+  long pid = kernel::call(SYS_wait4, request.pid(), &status, 0, 0);
+  if (pid < 0)
+    return failure(request,
+                   Error("wait for", fmt::format("process {}", request.pid()))
+                       .with_errno(static_cast<int>(-pid)),
+                   EIO);
+  Response response = answer_to(request, true);
+  response.set_status(status);
+  return response;
+}
+
+Response respond(const Request& request, Channel& channel, const EngineCalls& calls) {
+  switch (request.type()) {
+    case VERSION:
+      return version(request);
+    case FEATURE_CHECK:
+      return features(request);
+    case WAIT_PID:
+      return wait_pid(request);
+    case CHECK:
+      return answer_to(request, true);
+    case DUMP:
+    case RESTORE:
+      return Operation(request, channel, calls).run();
+    case PRE_DUMP:
+    case SINGLE_PRE_DUMP:
+    case PAGE_SERVER:
+    case PAGE_SERVER_CHLD:
+    case CPUINFO_DUMP:
+    case CPUINFO_CHECK:
+      return failure(request,
+                     Error("serve the request", RequestType_Name(request.type()))
+                         .because("stasis doesn't support it yet"),
+                     EOPNOTSUPP);
+    default:
+      return failure(
+          request,
+          Error("serve the request", RequestType_Name(request.type())).because("it starts nothing"),
+          EBADRQC);
+  }
+}
+
+}  // namespace
+
+int serve(int fd, const EngineCalls& calls) {
+  Channel channel(fd);
+  bool success = true;
+  for (bool more = true; more;) {
+    std::optional<Request> request;
+    try {
+      request = channel.receive();
+    } catch (const Error& error) {
+      Request unknown;
+      unknown.set_type(EMPTY);
+      channel.send(failure(unknown, error, EBADRQC));
+      return 1;
+    }
+    if (!request) break;
+    Response response = respond(*request, channel, calls);
+    success = response.success();
+    channel.send(std::move(response));
+    more = request->keep_open();
+  }
+  return success ? 0 : 1;
+}
+
+int serve(int fd) {
+  return serve(fd,
+               {.dump = engine::dump, .restore = engine::restore, .obstacles = engine::obstacles});
+}
+
+}  // namespace stasis::rpc
