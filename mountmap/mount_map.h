@@ -1,0 +1,100 @@
+// The mount map: every mount of a container, and whose it is. A mount is the
+// container's root, its own (made anew at a restore), or external: it belongs
+// to the host and must be bound again from there. External mounts are known by
+// what they are (superblock, root, inode), not by path alone.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "mountmap/mount_table.h"
+#include "oci/config.h"
+
+namespace stasis::mountmap {
+
+enum class MountClass { root, own, external };
+enum class ExternalKind { none, directory, file, masked, device, cgroup };
+
+// What a file is, whatever path leads to it. Inode numbers are used again, so
+// the time of birth belongs to it where the file system keeps one.
+struct FileIdentity {
+  unsigned major = 0, minor = 0;
+  uint64_t inode = 0;
+  int64_t born_ns = 0;  // 0: unknown
+  uint64_t mount = 0;   // unique id of the mount it was reached through, 0: unknown
+  bool directory = false;
+
+  bool known() const { return inode != 0; }
+  bool same_file(const FileIdentity& other) const;
+};
+
+struct MapRow {
+  Mount mount;
+  MountClass kind = MountClass::own;
+  ExternalKind external = ExternalKind::none;
+  std::string key;     // of an external mount: its name in the image
+  std::string source;  // the host's path, symbolic links not resolved
+  std::string reason;  // why it is so, for people
+  FileIdentity root;   // of the mount's root; unknown for hidden mounts
+};
+
+enum class Severity { note, warning, obstacle };
+
+struct MapFinding {
+  Severity severity = Severity::note;
+  std::string subject, what, remedy;
+};
+
+struct MountMap {
+  MountTable table;
+  std::vector<MapRow> rows;  // in the table's order
+  std::vector<MapFinding> findings;
+
+  // mount id -> key, as engine::DumpPlan wants it.
+  std::map<int, std::string> external_mounts() const;
+};
+
+struct MapInput {
+  const MountTable& container;
+  const MountTable& host;               // of the process that runs the engine
+  const oci::Config* config = nullptr;  // nothing known: classified by the tables alone
+  bool cgroup_namespace = false;        // the container has one of its own
+  // A destination with the container's symbolic links resolved; may be empty.
+  std::function<std::string(const std::string&)> resolve;
+};
+
+// The map by the tables alone: no file is touched.
+MountMap make_map(const MapInput& input);
+
+// The sources that a container had when it was created, by key.
+using SourceRecord = std::map<std::string, FileIdentity>;
+
+// Looks at the roots of the mounts through `pid` and at all sources, and adds
+// findings: missing, replaced, deleted, leading elsewhere.
+void examine_sources(MountMap& map, pid_t pid, const SourceRecord* created);
+
+// A source path as it is now. Nothing where nothing is there.
+std::optional<FileIdentity> identify(const std::string& path);
+
+// The map of a live process, sources examined.
+MountMap map_process(pid_t pid, const oci::Config* config, const SourceRecord* created);
+
+// For doors that are given keys (mountpoints inside the container) and values
+// (names in the image) instead of a configuration. A key means one mount, the
+// host's, also where others are stacked on the same place.
+struct KeyedMounts {
+  std::map<int, std::string> external;  // mount id -> value
+  std::vector<std::string> unused;      // keys that stand for no mount
+};
+KeyedMounts external_from_keys(const MountTable& table,
+                               const std::vector<std::pair<std::string, std::string>>& keys);
+
+}  // namespace stasis::mountmap
