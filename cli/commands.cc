@@ -19,7 +19,7 @@ int swrk(std::string_view fd) {
     fmt::print(stderr, "stasis: swrk wants the number of an open descriptor, not \"{}\"\n", fd);
     return 2;
   }
-  return rpc::serve(*number);
+  return rpc::serve(*number, {engine::dump, engine::restore, engine::obstacles});
 }
 
 int dispatch(int argc, char** argv) {

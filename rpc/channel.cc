@@ -51,7 +51,8 @@ std::optional<Request> Channel::receive() {
   kernel::must(kernel::call(SYS_recvfrom, fd_.get(), packet.data(), packet.size(), 0, 0, 0),
                "receive", "a request");
   Request request;
-  if (!request.ParseFromString(packet))
+  // Partial: protobuf itself would complain on stderr, which is the container's.
+  if (!request.ParsePartialFromString(packet) || !request.IsInitialized())
     throw Error("receive", "a request")
         .because("it isn't a complete CRIU request")
         .with_errno(EBADMSG);

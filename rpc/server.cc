@@ -169,6 +169,13 @@ Response wait_pid(const Request& request) {
   return response;
 }
 
+// CRIU answers what isn't a request at all with type EMPTY.
+Response not_a_request(const std::string& cause) {
+  Request unknown;
+  unknown.set_type(EMPTY);
+  return failure(unknown, Error("serve", "the request").because(cause), EBADRQC);
+}
+
 Response respond(const Request& request, Channel& channel, const EngineCalls& calls) {
   switch (request.type()) {
     case VERSION:
@@ -188,15 +195,12 @@ Response respond(const Request& request, Channel& channel, const EngineCalls& ca
     case PAGE_SERVER_CHLD:
     case CPUINFO_DUMP:
     case CPUINFO_CHECK:
-      return failure(request,
-                     Error("serve the request", RequestType_Name(request.type()))
-                         .because("stasis doesn't support it yet"),
-                     EOPNOTSUPP);
-    default:
       return failure(
           request,
-          Error("serve the request", RequestType_Name(request.type())).because("it starts nothing"),
-          EBADRQC);
+          Error("serve", RequestType_Name(request.type())).because("stasis doesn't support it yet"),
+          EOPNOTSUPP);
+    default:
+      return not_a_request("it starts nothing");
   }
 }
 
@@ -210,9 +214,7 @@ int serve(int fd, const EngineCalls& calls) {
     try {
       request = channel.receive();
     } catch (const Error& error) {
-      Request unknown;
-      unknown.set_type(EMPTY);
-      channel.send(failure(unknown, error, EBADRQC));
+      channel.send(not_a_request(error.what()));
       return 1;
     }
     if (!request) break;
@@ -222,11 +224,6 @@ int serve(int fd, const EngineCalls& calls) {
     more = request->keep_open();
   }
   return success ? 0 : 1;
-}
-
-int serve(int fd) {
-  return serve(fd,
-               {.dump = engine::dump, .restore = engine::restore, .obstacles = engine::obstacles});
 }
 
 }  // namespace stasis::rpc
