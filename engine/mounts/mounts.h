@@ -1,0 +1,44 @@
+// The container's mount tree: written down as mountpoints-N.img with the
+// content of its tmpfs (tmpfs-dev-N.tar.gz), and built up again.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "base/log.h"
+#include "engine/plan.h"
+
+namespace stasis::image {
+class ImageWriter;
+struct Checkpoint;
+}  // namespace stasis::image
+
+namespace stasis::engine::mounts {
+
+// What of the plan's mounts could not be built up again. Looks at the plan
+// only, never at the container.
+std::vector<Finding> obstacles(const DumpPlan& plan);
+
+// Writes the mounts of the plan and the content of every tmpfs that is the
+// container's own. The container's tasks are stopped.
+void dump(const DumpPlan& plan, uint32_t ns_id, image::ImageWriter& writer, Log& log);
+
+class Builder {
+ public:
+  // In the coordinator, before there is any task. Takes hold of the root and of
+  // every external source; throws where one is missing or of the wrong kind.
+  Builder(const image::Checkpoint& checkpoint, const RestorePlan& plan, Log& log);
+  ~Builder();
+
+  // In the root child, alone in its new mount namespace, which is a copy of the
+  // host's. Other namespaces (pid, ipc, net, cgroup) are the container's, so
+  // that proc, mqueue, sysfs and cgroup show them. Afterwards the tree is
+  // the namespace's only one, and / is the working directory.
+  void build();
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace stasis::engine::mounts
