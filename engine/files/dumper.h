@@ -6,6 +6,7 @@
 
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -55,11 +56,10 @@ class Dumper {
   const DumpPlan& plan() const { return plan_; }
   image::ImageWriter& writer() { return writer_; }
   Log& log() { return log_; }
-  int container_root();  // O_PATH
+  Surroundings around() const { return {plan_, container_root_.get()}; }
   uint32_t next_id() { return ++last_id_; }
   // A file entry beside the one being dumped (a fifo's path).
   void add_entry(image::FileEntry entry);
-  const std::vector<std::unique_ptr<OpenFile>>& open_files() const { return open_files_; }
   // Ghost file ids by (device, inode): one image however often it is open.
   std::map<std::pair<uint64_t, uint64_t>, uint32_t>& ghosts() { return ghosts_; }
 
@@ -78,7 +78,7 @@ class Dumper {
   std::map<std::tuple<std::string, uint64_t, uint64_t, int, uint32_t>, uint32_t> path_files_;
   std::map<std::pair<uint64_t, uint64_t>, uint32_t> ghosts_;
   std::vector<image::FileEntry> more_entries_;
-  std::vector<uint32_t> tables_done_;
+  std::set<uint32_t> tables_done_;
 };
 
 }  // namespace stasis::engine::files

@@ -1,5 +1,5 @@
 // The kinds of open file that can be written down and made again: one row each
-// in `file_kinds`, whose functions stand together in one source file.
+// in file_kinds(), whose functions stand together in one source file.
 #pragma once
 
 #include <optional>
@@ -18,9 +18,15 @@ class Restorer;
 struct OpenFile;
 struct Probe;
 
-// Why a file of a claimed kind can't be dumped, and what to do about it.
+// The container as seen from outside, before the freeze as well as after it.
+struct Surroundings {
+  const DumpPlan& plan;
+  int root;  // O_PATH descriptor of the root task's /
+};
+
+// Why a file can't be dumped, and what to do about it.
 struct Objection {
-  std::string what;  // "locked by ..."; completes "holds NAME open as descriptor 6, "
+  std::string what;  // completes "process 17 (redis) holds NAME open as descriptor 6"
   std::string remedy;
 };
 
@@ -28,18 +34,19 @@ struct FileKind {
   const char* name;  // with its article: "a pipe"
   image::FdTypes type;
   bool (*claims)(const Probe&);
-  // Asked before the freeze and again at the dump. May be null.
-  std::optional<Objection> (*objection)(const Probe&, const DumpPlan&);
+  // Asked before the freeze and again at the dump; null: never objects.
+  std::optional<Objection> (*objection)(const Probe&, const Surroundings&);
   void (*dump)(Dumper&, const OpenFile&, image::FileEntry&);
   UniqueFd (*make)(Restorer&, const image::FileEntry&);
 };
 
-std::span<const FileKind> file_kinds();
-const FileKind* kind_of(const Probe&);         // null: none claims it
+std::span<const FileKind* const> file_kinds();
+const FileKind* kind_of(const Probe& probe);   // null: none claims it
 const FileKind* kind_of(image::FdTypes type);  // null: can't be made again
-Objection unknown_kind(const Probe&);          // what it is instead, by name
 
-// The rows.
+// What stands in the way of dumping this descriptor.
+std::optional<Objection> objection_to(const Probe& probe, const Surroundings& around);
+
 extern const FileKind regular_kind, pipe_kind, fifo_kind, eventfd_kind;
 
 }  // namespace files

@@ -18,16 +18,19 @@ struct Probe {
   kernel::FdInfo info;
 
   bool is(mode_t type) const { return (stat.stx_mode & S_IFMT) == type; }
-  bool by_path() const { return !link.empty() && link.front() == '/'; }
-  int flags() const;  // without O_CLOEXEC, which belongs to the descriptor
+  bool by_path() const { return link.starts_with('/'); }
+  uint32_t flags() const;  // without O_CLOEXEC, which belongs to the descriptor
   bool cloexec() const;
-  uint64_t device() const;   // as st_dev
-  unsigned rdev() const;     // as st_rdev, in the kernel's encoding
-  std::string name() const;  // "descriptor 6 of process 17 (/etc/motd)"
+  uint64_t device() const;        // as st_dev
+  std::string described() const;  // "descriptor 6 (/etc/motd)"
 };
 
-// `proc` is a descriptor of /proc/PID.
+// Descriptor `number` of the process behind `proc`, a descriptor of /proc/PID.
+// Reads /proc and stats through its link, nothing else.
 Probe probe_descriptor(int proc, pid_t pid, int number);
+
+// The file behind a duplicate of ours that `proc_link` ("/proc/17/cwd") led to.
+Probe probe_link(const std::string& proc_link, int duplicate);
 
 // "process 17 (redis)"
 std::string process_name(pid_t pid);

@@ -13,6 +13,7 @@
 #include "base/unique_fd.h"
 #include "engine/plan.h"
 #include "fdinfo.pb.h"
+#include "fs.pb.h"
 
 namespace stasis::image {
 struct Checkpoint;
@@ -20,6 +21,13 @@ struct TaskImage;
 }  // namespace stasis::image
 
 namespace stasis::engine::files {
+
+// A pipe that is being made again: both ends, and whether the one open file
+// that pipe() makes of each has been given to an entry of the image.
+struct PipeEnds {
+  UniqueFd fd[2];
+  bool taken[2] = {};
+};
 
 class Restorer {
  public:
@@ -68,14 +76,15 @@ class Restorer {
   const image::Checkpoint& image() const { return image_; }
   const RestorePlan& plan() const { return plan_; }
   Log& log() { return log_; }
-  int root() const;  // throws when set_root wasn't called
+  int root() const;  // throws before set_root()
+  const std::map<uint32_t, image::FileEntry>& entries() const;
   const image::FileEntry& entry(uint32_t file_id) const;
   // The inherited descriptor (borrowed) that stands for `key`, or -1.
   int inherited(const std::string& key) const;
-  // A descriptor kept until close_all(), by a key of the kind that uses it:
-  // a pipe's other end, a deleted file. Null: none yet.
-  UniqueFd* find_kept(const std::string& key);
-  UniqueFd& keep(const std::string& key, UniqueFd fd);
+  // Kept until close_all(): pipes and fifos by pipe id, files without a name by remap.
+  std::map<uint32_t, PipeEnds>& pipes() { return pipes_; }
+  std::map<uint32_t, UniqueFd>& fifos() { return fifos_; }
+  std::map<std::pair<image::RemapType, uint32_t>, UniqueFd>& nameless() { return nameless_; }
   // Notes F_SETOWN's part for set_owners(), does F_SETSIG's at once.
   void restore_owner(int fd, const image::FownEntry& owner);
 
@@ -85,7 +94,9 @@ class Restorer {
   Log& log_;
   int root_ = -1;
   std::map<uint32_t, UniqueFd> made_;
-  std::map<std::string, UniqueFd> kept_;
+  std::map<uint32_t, PipeEnds> pipes_;
+  std::map<uint32_t, UniqueFd> fifos_;
+  std::map<std::pair<image::RemapType, uint32_t>, UniqueFd> nameless_;
   std::set<uint32_t> watched_;
   std::vector<std::pair<int, image::FownEntry>> owners_;
 };

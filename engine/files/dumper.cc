@@ -1,0 +1,116 @@
+#include "engine/files/dumper.h"
+
+#include <fmt/core.h>
+#include <linux/kcmp.h>
+#include <sys/syscall.h>
+
+#include <algorithm>
+
+#include "engine/files/pipe_data.h"
+#include "engine/files/reopen.h"
+#include "engine/files/standing.h"
+#include "engine/image/image.h"
+#include "kernel/fs.h"
+#include "kernel/proc_misc.h"
+
+namespace stasis::engine::files {
+
+namespace {
+
+enum class Order { same, before, after };
+
+// The kernel keeps some order of its own between open files.
+Order compare(int a, int b) {
+  long self = kernel::call(SYS_getpid);
+  long result = kernel::must(kernel::call(SYS_kcmp, self, self, KCMP_FILE, a, b), "compare",
+                             "two open files (kcmp)");
+  return result == 0 ? Order::same : result == 1 ? Order::before : Order::after;
+}
+
+Error refusal(pid_t pid, const Objection& objection) {
+  return Error("dump", process_name(pid)).because("it " + objection.what).hint(objection.remedy);
+}
+
+}  // namespace
+
+Dumper::Dumper(const DumpPlan& plan, image::ImageWriter& writer, Log& log)
+    : plan_(plan), writer_(writer), log_(log), container_root_(open_container_root(plan)) {
+  raise_descriptor_limit();
+}
+
+Dumper::~Dumper() = default;
+
+OpenFile& Dumper::identify(UniqueFd duplicate, Probe probe) {
+  auto& candidates =
+      by_identity_[{probe.device(), probe.stat.stx_ino, probe.info.flags | O_CLOEXEC}];
+  auto place = std::lower_bound(
+      candidates.begin(), candidates.end(), duplicate.get(),
+      [](const OpenFile* file, int fd) { return compare(file->fd.get(), fd) == Order::before; });
+  if (place != candidates.end() && compare((*place)->fd.get(), duplicate.get()) == Order::same)
+    return **place;
+
+  if (auto objection = objection_to(probe, around())) throw refusal(probe.pid, *objection);
+  auto file = std::make_unique<OpenFile>();
+  file->id = next_id();
+  file->fd = std::move(duplicate);
+  file->kind = kind_of(probe);
+  file->probe = std::move(probe);
+  file->entry.set_type(file->kind->type);
+  file->entry.set_id(file->id);
+  file->kind->dump(*this, *file, file->entry);
+  log_.debug("file {}: {}, first seen as {}", file->id, file->kind->name, file->probe.described());
+  candidates.insert(place, file.get());
+  open_files_.push_back(std::move(file));
+  return *open_files_.back();
+}
+
+void Dumper::descriptors(pid_t pid, int pidfd, uint32_t files_id) {
+  if (!tables_done_.insert(files_id).second) return;
+  std::string stem = fmt::format("fdinfo-{}", files_id);
+  writer_.create_empty(stem);
+  std::string path = fmt::format("/proc/{}", pid);
+  UniqueFd proc = kernel::open(path, O_PATH | O_DIRECTORY);
+  UniqueFd list = kernel::open_at(proc.get(), "fd", O_RDONLY | O_DIRECTORY);
+  for (int number : kernel::numeric_entries(list.get(), path + "/fd")) {
+    UniqueFd duplicate = kernel::pidfd_getfd(pidfd, number);
+    Probe probe = probe_descriptor(proc.get(), pid, number);
+    image::FdinfoEntry entry;
+    entry.set_fd(static_cast<uint32_t>(number));
+    entry.set_flags(probe.cloexec() ? FD_CLOEXEC : 0);
+    const OpenFile& file = identify(std::move(duplicate), std::move(probe));
+    entry.set_id(file.id);
+    entry.set_type(file.kind->type);
+    writer_.append(stem, entry);
+  }
+}
+
+uint32_t Dumper::path_file(const std::string& proc_link, uint32_t flags) {
+  OpenFile file;
+  file.fd = kernel::open(proc_link, O_PATH);
+  file.probe = probe_link(proc_link, file.fd.get());
+  file.probe.info.flags = static_cast<int>(flags);
+  const Probe& probe = file.probe;
+  auto [id, is_new] = path_files_.try_emplace(
+      {probe.link, probe.device(), probe.stat.stx_ino, probe.info.mnt_id, flags}, 0);
+  if (!is_new) return id->second;
+  if (!regular_kind.claims(probe))
+    throw Error("dump", proc_link).because(probe.link + " is no file that can be opened again");
+  file.id = id->second = next_id();
+  file.entry.set_type(image::REG);
+  file.entry.set_id(file.id);
+  regular_kind.dump(*this, file, file.entry);
+  add_entry(std::move(file.entry));
+  return file.id;
+}
+
+void Dumper::add_entry(image::FileEntry entry) { more_entries_.push_back(std::move(entry)); }
+
+void Dumper::finish() {
+  dump_contents(writer_, open_files_);
+  for (const auto& entry : more_entries_) writer_.append("files", entry);
+  for (const auto& file : open_files_) writer_.append("files", file->entry);
+  by_identity_.clear();
+  open_files_.clear();
+}
+
+}  // namespace stasis::engine::files

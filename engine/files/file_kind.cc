@@ -1,0 +1,46 @@
+#include "engine/files/file_kind.h"
+
+#include <array>
+
+#include "engine/files/probe.h"
+#include "engine/files/unsupported.h"
+
+namespace stasis::engine::files {
+
+namespace {
+
+// The first that claims a descriptor has it.
+constexpr std::array<const FileKind*, 4> kinds = {
+    &pipe_kind,
+    &eventfd_kind,
+    &fifo_kind,
+    &regular_kind,
+};
+
+}  // namespace
+
+std::span<const FileKind* const> file_kinds() { return kinds; }
+
+const FileKind* kind_of(const Probe& probe) {
+  for (const FileKind* kind : kinds)
+    if (kind->claims(probe)) return kind;
+  return nullptr;
+}
+
+const FileKind* kind_of(image::FdTypes type) {
+  for (const FileKind* kind : kinds)
+    if (kind->type == type) return kind;
+  return nullptr;
+}
+
+std::optional<Objection> objection_to(const Probe& probe, const Surroundings& around) {
+  const FileKind* kind = kind_of(probe);
+  if (!kind) return unsupported(probe);
+  if (probe.info.find("lock"))
+    return Objection{"holds a file lock through " + probe.described(),
+                     "let the program release its locks before the checkpoint"};
+  if (kind->objection) return kind->objection(probe, around);
+  return std::nullopt;
+}
+
+}  // namespace stasis::engine::files

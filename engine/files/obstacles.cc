@@ -1,0 +1,42 @@
+#include "engine/files/obstacles.h"
+
+#include <fmt/core.h>
+
+#include "engine/files/file_kind.h"
+#include "engine/files/probe.h"
+#include "engine/files/standing.h"
+#include "kernel/fs.h"
+#include "kernel/proc_misc.h"
+
+namespace stasis::engine::files {
+
+namespace {
+
+// Descriptors come and go while the process runs: gone ones are no obstacle.
+bool is_gone(const Error& error) {
+  return error.code() == ENOENT || error.code() == ESRCH || error.code() == EBADF;
+}
+
+}  // namespace
+
+std::vector<Finding> obstacles(pid_t pid, const DumpPlan& plan) {
+  std::vector<Finding> findings;
+  try {
+    UniqueFd root = open_container_root(plan);
+    std::string path = fmt::format("/proc/{}", pid);
+    UniqueFd proc = kernel::open(path, O_PATH | O_DIRECTORY);
+    UniqueFd list = kernel::open_at(proc.get(), "fd", O_RDONLY | O_DIRECTORY);
+    for (int number : kernel::numeric_entries(list.get(), path + "/fd")) try {
+        Probe probe = probe_descriptor(proc.get(), pid, number);
+        if (auto objection = objection_to(probe, {plan, root.get()}))
+          findings.push_back({process_name(pid), objection->what, objection->remedy});
+      } catch (const Error& error) {
+        if (!is_gone(error)) throw;
+      }
+  } catch (const Error& error) {
+    if (!is_gone(error)) throw;
+  }
+  return findings;
+}
+
+}  // namespace stasis::engine::files

@@ -1,0 +1,18 @@
+// Who gets a signal when something happens to an open file (F_SETOWN, F_SETSIG).
+#pragma once
+
+#include <sys/types.h>
+
+#include <map>
+
+#include "fdinfo.pb.h"
+
+namespace stasis::engine::files {
+
+// Of our duplicate `fd`. Pids are written as the pid namespace of `root` sees them.
+image::FownEntry dump_owner(int fd, uint32_t flags, pid_t root);
+
+// `tasks`: pid in the container's root pid namespace -> pid in ours.
+void set_owner(int fd, const image::FownEntry& owner, const std::map<pid_t, pid_t>& tasks);
+
+}  // namespace stasis::engine::files

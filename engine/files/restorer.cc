@@ -1,0 +1,98 @@
+#include "engine/files/restorer.h"
+
+#include <fcntl.h>
+#include <fmt/core.h>
+#include <sys/syscall.h>
+
+#include "engine/files/file_kind.h"
+#include "engine/files/owner.h"
+#include "engine/files/regular.h"
+#include "engine/files/reopen.h"
+#include "engine/image/checkpoint.h"
+#include "kernel/call.h"
+
+namespace stasis::engine::files {
+
+Restorer::Restorer(const image::Checkpoint& image, const RestorePlan& plan, Log& log)
+    : image_(image), plan_(plan), log_(log) {
+  raise_descriptor_limit();
+}
+
+Restorer::~Restorer() = default;
+
+int Restorer::root() const {
+  if (root_ < 0) throw Error("open the container's files", "").because("it has no root yet");
+  return root_;
+}
+
+const std::map<uint32_t, image::FileEntry>& Restorer::entries() const { return image_.files; }
+
+const image::FileEntry& Restorer::entry(uint32_t file_id) const {
+  auto found = image_.files.find(file_id);
+  if (found == image_.files.end())
+    throw Error("restore", fmt::format("file {}", file_id)).because("it isn't in files.img");
+  return found->second;
+}
+
+int Restorer::inherited(const std::string& key) const {
+  auto found = plan_.inherited_fds.find(key);
+  return found == plan_.inherited_fds.end() ? -1 : found->second;
+}
+
+int Restorer::get(uint32_t file_id) {
+  if (auto found = made_.find(file_id); found != made_.end()) return found->second.get();
+  const image::FileEntry& wanted = entry(file_id);
+  const FileKind* kind = kind_of(wanted.type());
+  if (!kind)
+    throw Error("restore", fmt::format("file {}", file_id))
+        .because(fmt::format("files of type {} are not supported yet",
+                             image::FdTypes_Name(wanted.type())));
+  UniqueFd fd = kind->make(*this, wanted);
+  log_.debug("file {}: {} as our descriptor {}", file_id, kind->name, fd.get());
+  return made_.emplace(file_id, std::move(fd)).first->second.get();
+}
+
+UniqueFd Restorer::open_for_mapping(uint32_t file_id, uint32_t fdflags) {
+  const image::FileEntry& wanted = entry(file_id);
+  if (wanted.type() != image::REG)
+    throw Error("map", fmt::format("file {}", file_id))
+        .because(
+            fmt::format("files of type {} cannot be mapped", image::FdTypes_Name(wanted.type())));
+  return open_path(*this, wanted.reg(), fdflags);
+}
+
+std::vector<Restorer::Slot> Restorer::descriptors(const image::TaskImage& task) {
+  std::vector<Slot> slots;
+  slots.reserve(task.fds.size());
+  for (const image::FdinfoEntry& fd : task.fds) {
+    if (entry(fd.id()).type() != fd.type())
+      throw Error("restore", fmt::format("descriptor {}", fd.fd()))
+          .because(fmt::format("file {} is of another type", fd.id()));
+    slots.push_back({static_cast<int>(fd.fd()), (fd.flags() & FD_CLOEXEC) != 0, get(fd.id())});
+  }
+  return slots;
+}
+
+std::vector<Restorer::Watch> Restorer::watches(const image::TaskImage&) { return {}; }
+
+void Restorer::restore_owner(int fd, const image::FownEntry& owner) {
+  if (owner.signum() != 0)
+    kernel::must(kernel::call(SYS_fcntl, fd, F_SETSIG, owner.signum()), "set the signal of",
+                 "a file");
+  if (owner.pid() != 0) owners_.emplace_back(fd, owner);
+}
+
+void Restorer::set_owners(const std::map<pid_t, pid_t>& tasks) {
+  for (const auto& [fd, owner] : owners_) set_owner(fd, owner, tasks);
+  owners_.clear();
+}
+
+void Restorer::close_all() {
+  owners_.clear();
+  made_.clear();
+  pipes_.clear();
+  fifos_.clear();
+  nameless_.clear();
+}
+
+}  // namespace stasis::engine::files

@@ -1,0 +1,115 @@
+#include "engine/files/standing.h"
+
+#include <fmt/core.h>
+
+#include "engine/plan.h"
+#include "kernel/fs.h"
+
+namespace stasis::engine::files {
+
+namespace {
+
+constexpr std::string_view deleted = " (deleted)";
+
+// Their servers may be frozen, or far away: never asked for anything.
+bool is_remote(const std::string& fstype) {
+  for (std::string_view name :
+       {"fuse", "nfs", "cifs", "smb3", "ceph", "9p", "autofs", "virtiofs", "afs", "lustre"})
+    if (fstype.starts_with(name)) return true;
+  return false;
+}
+
+Objection about(const Probe& probe, const std::string& what, const std::string& remedy) {
+  return {fmt::format("holds {} open, {}", probe.described(), what), remedy};
+}
+
+Standing as_ghost(const Probe& probe, Standing standing, const Surroundings& around) {
+  uint64_t bytes = probe.stat.stx_blocks * 512;
+  standing.ghost = true;
+  if (bytes > around.plan.ghost_limit)
+    standing.objection = about(
+        probe,
+        fmt::format("a deleted file of {} bytes, more than the limit of {} for taking it along",
+                    bytes, around.plan.ghost_limit),
+        "raise the limit for deleted files (--ghost-limit)");
+  else if (probe.is(S_IFCHR) || probe.is(S_IFBLK) || probe.is(S_IFSOCK))
+    standing.objection = about(probe, "a deleted device or socket", "close it");
+  return standing;
+}
+
+bool same_file(const struct statx& a, const struct statx& b) {
+  if (S_ISCHR(a.stx_mode) && S_ISCHR(b.stx_mode))  // a device by another node is the same
+    return a.stx_rdev_major == b.stx_rdev_major && a.stx_rdev_minor == b.stx_rdev_minor;
+  return a.stx_ino == b.stx_ino && a.stx_dev_major == b.stx_dev_major &&
+         a.stx_dev_minor == b.stx_dev_minor;
+}
+
+// What the name leads to now; nothing when it leads nowhere.
+std::optional<struct statx> look_up(const std::string& name, int root) {
+  std::string path = name.size() == 1 ? "." : name.substr(1);
+  long fd =
+      kernel::try_open_in(root, path, O_PATH | O_NOFOLLOW, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS);
+  if (fd == -ENOENT || fd == -ENOTDIR) return std::nullopt;
+  UniqueFd found(static_cast<int>(kernel::must(fd, "look up", name)));
+  return kernel::stat_fd(found.get());
+}
+
+}  // namespace
+
+bool is_memory_file(const Probe& probe) {
+  return probe.link.starts_with("/memfd:") && probe.link.ends_with(deleted) &&
+         probe.stat.stx_nlink == 0;
+}
+
+UniqueFd open_container_root(const DumpPlan& plan) {
+  std::string link = fmt::format("/proc/{}/root", plan.root);
+  // The kernel tells paths from the root of the mount namespace.
+  if (kernel::read_link(link) != "/")
+    throw Error("dump the open files of", fmt::format("process {}", plan.root))
+        .because("it has changed its root directory (chroot)");
+  return kernel::open(link, O_PATH | O_DIRECTORY);
+}
+
+Standing standing_of(const Probe& probe, const Surroundings& around) {
+  Standing standing{.name = probe.link, .ghost = false, .objection = {}};
+  const mountmap::Mount* mount = around.plan.mounts.find(probe.info.mnt_id);
+  if (!mount) {
+    standing.objection = about(probe, "which lies outside of the container's mounts",
+                               "start the container with pipes or /dev/null as its stdio, and "
+                               "without other descriptors from outside");
+    return standing;
+  }
+  bool suffix = probe.link.ends_with(deleted);
+  if (is_remote(mount->fstype)) {
+    if (suffix || probe.stat.stx_nlink == 0)
+      standing.objection = about(probe, "a deleted file on " + mount->fstype, "close it");
+    return standing;
+  }
+  bool in_proc = mount->fstype == "proc";
+  if (probe.stat.stx_nlink == 0 && !in_proc) {
+    if (suffix) standing.name.resize(standing.name.size() - deleted.size());
+    return as_ghost(probe, std::move(standing), around);
+  }
+  auto found = look_up(standing.name, around.root);
+  if (found && same_file(*found, probe.stat)) return standing;
+  if (in_proc && !found) {
+    standing.objection = about(probe, "which belongs to a process that has ended", "close it");
+    return standing;
+  }
+  // A file from a lower layer keeps its link count when it is deleted.
+  if (suffix && mount->fstype == "overlay") {
+    standing.name.resize(standing.name.size() - deleted.size());
+    return as_ghost(probe, std::move(standing), around);
+  }
+  if (suffix)
+    standing.objection = about(
+        probe, "whose name was removed while other names of the same file remain", "close it");
+  else if (found)
+    standing.objection = about(probe, "which something mounted over it now covers",
+                               "unmount what covers it, or close it");
+  else
+    standing.objection = about(probe, "which cannot be found by its name any more", "close it");
+  return standing;
+}
+
+}  // namespace stasis::engine::files

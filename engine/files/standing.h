@@ -1,0 +1,27 @@
+// Whether an open file can be found again by the name it is open under.
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include "engine/files/file_kind.h"
+#include "engine/files/probe.h"
+
+namespace stasis::engine::files {
+
+struct Standing {
+  std::string name;    // path within the container, without " (deleted)"
+  bool ghost = false;  // it has no name any more: its content must go into the image
+  std::optional<Objection> objection;
+};
+
+Standing standing_of(const Probe& probe, const Surroundings& around);
+
+// memfd_create(), shared anonymous memory: their paths are none.
+bool is_memory_file(const Probe& probe);
+
+// The root task's / as an O_PATH descriptor. Throws Error where paths inside
+// the container could not be told.
+UniqueFd open_container_root(const DumpPlan& plan);
+
+}  // namespace stasis::engine::files
