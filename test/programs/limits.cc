@@ -15,8 +15,8 @@ int main(int argc, char** argv) {
   need(setrlimit(RLIMIT_CORE, &core) == 0, "core");
   need(setrlimit(RLIMIT_STACK, &stack) == 0, "stack");
   need(setrlimit(RLIMIT_FSIZE, &size) == 0, "fsize");
-  umask(0137);
   need(mkdir("/data/inside", 0755) == 0 || errno == EEXIST, "mkdir");
+  umask(0137);
   need(chdir("/data/inside") == 0, "chdir");
   prctl(PR_SET_NAME, "limited");
   int oom = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);

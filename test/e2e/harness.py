@@ -1,0 +1,318 @@
+"""What every scenario stands on: containers that are made, driven, questioned and cleaned up.
+
+A scenario is a function with @scenario; it gets an Env and raises Failure when something is not as
+it should be. Env knows the binaries under test; Container is one runc container of a test program.
+"""
+import contextlib
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+
+HERE = pathlib.Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent / "bundles"))
+import bundle  # noqa: E402
+import observe  # noqa: E402
+
+SCENARIOS = {}
+PREFIX = "stasis-test-"
+
+
+class Failure(Exception):
+    pass
+
+
+class Skip(Exception):
+    pass
+
+
+def scenario(function=None, *, label="e2e", seconds=180, name=None):
+    """Registers a function as scenario LABEL.NAME for ctest."""
+    def register(f):
+        stem = name or f.__name__
+        SCENARIOS[f"{'e2e' if label == 'long' else label}.{stem}"] = (f, label, seconds)
+        return f
+    return register(function) if function else register
+
+
+def expect(holds, message):
+    if not holds:
+        raise Failure(message)
+
+
+def run(*command, ok=True, timeout=120, env=None, **keywords):
+    """Runs a command; a failure (or success, with ok=False; None: either) is a Failure."""
+    command = [str(c) for c in command]
+    result = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                            errors="replace", timeout=timeout, check=False,
+                            env={**os.environ, **(env or {})}, **keywords)
+    if ok is not None and (result.returncode == 0) != ok:
+        raise Failure(f"$ {' '.join(command)}\nexit code {result.returncode}\n"
+                      f"{result.stdout[-3000:]}{result.stderr[-3000:]}")
+    return result
+
+
+def wait_for(what, condition, seconds=20):
+    end = time.monotonic() + seconds
+    while True:
+        value = condition()
+        if value:
+            return value
+        expect(time.monotonic() < end, f"waited {seconds} s for {what}")
+        time.sleep(0.005)
+
+
+class Env:
+    """The binaries under test and a directory to work in."""
+
+    def __init__(self, options, work):
+        self.stasis = options.stasis
+        self.criu = options.criu or options.stasis  # what runc gets as --criu
+        # CRIU through runc brings a read-only root back writable, cgroup mounts with the host's
+        # groups in them, and the loopback down.
+        self.deviations = ("/mounts", "/network") if options.criu else ()
+        self.asan, self.faults = options.asan, options.faults
+        self.programs = pathlib.Path(options.programs)
+        self.work = pathlib.Path(work)
+        self.keep = options.keep
+
+    def only_stasis(self):
+        """For scenarios that make no sense with another engine."""
+        if not self.stasis:
+            raise Skip("needs stasis")
+
+    def with_engine(self, binary):
+        """The same with another binary as the engine."""
+        other = object.__new__(Env)
+        other.__dict__.update(self.__dict__, stasis=binary, criu=binary)
+        return other
+
+
+class Container:
+    """A container of a test program (or of the demo's script), from its bundle on."""
+
+    def __init__(self, env, program=None, *args, hooks=True, change=lambda config: None, stdout=None):
+        self.env, self.stdout = env, stdout
+        self.name = f"{PREFIX}{program or 'demo'}-{os.getpid()}-{time.monotonic_ns() % 1000000}"
+        self.dir = env.work / self.name
+        self.bundle, self.data = self.dir / "bundle", self.dir / "bundle/data"
+        self.program, self.words = program, 0
+        self.images = 0
+        bundle.lay_out(self.bundle, env.stasis if hooks and env.stasis else None,
+                       env.programs / program if program else None, args, change)
+
+    # Life
+
+    def start(self):
+        self.runc("run", "-d", "--bundle", self.bundle, self.name)
+        return self.ready()
+
+    def ready(self):
+        if self.program:
+            wait_for("the program to set itself up", lambda: (self.data / "ready").exists())
+            text = (self.data / "ready").read_text()
+            expect(text == "ready\n", f"the program can't set itself up here: {text}")
+        else:
+            wait_for("the first number", lambda: self.numbers())
+        return self
+
+    def runc(self, *args, ok=True, env=None, timeout=120):
+        """runc with the engine as --criu. A detached container holds runc's stdio, so no pipe of ours."""
+        log = self.dir / f"runc-{args[0]}.log"
+        command = ["runc", "--criu", self.env.criu, "--log", log, *args]
+        command = [str(c) for c in command]
+        stdout = self.stdout if self.stdout is not None else subprocess.DEVNULL
+        result = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=stdout,
+                                stderr=subprocess.DEVNULL, timeout=timeout, check=False,
+                                env={**os.environ, **(env or {})})
+        if ok is not None and (result.returncode == 0) != ok:
+            raise Failure(f"$ {' '.join(command)}\nexit code {result.returncode}\n"
+                          f"{log.read_text()[-2000:] if log.exists() else ''}\n{self.engine_logs()}")
+        return result
+
+    def engine_logs(self):
+        """What the engine logged: the errors and warnings, else the end."""
+        text = ""
+        for path in sorted((self.dir / "work").glob("*.log")):
+            lines = path.read_text(errors="replace").splitlines()
+            telling = [line for line in lines if "Error" in line or "Warn" in line]
+            text += "\n".join([f"--- {path.name}", *(telling or lines)[-15:]]) + "\n"
+        return text
+
+    def stasis(self, *args, ok=True, env=None):
+        return run(self.env.stasis, *args, ok=ok, env=env)
+
+    def checkpoint(self, *options, door="runc", ok=True, env=None, image=None):
+        """Returns the image's directory."""
+        if image is None:
+            self.images += 1
+            image = self.dir / f"image-{self.images}"
+        self.work_dir = self.dir / "work"
+        if door == "runc":
+            self.runc("checkpoint", "--image-path", image, "--work-path", self.work_dir, *options,
+                      self.name, ok=ok, env=env)
+        else:
+            self.stasis("checkpoint", self.name, "--image", image, *options, ok=ok, env=env)
+        return image
+
+    def restore(self, image, *options, door="runc", ok=True, env=None, bundle_dir=None):
+        for name in ("ask", "answer"):
+            (self.data / name).unlink(missing_ok=True)
+        bundle_dir = bundle_dir or self.bundle
+        if door == "runc":
+            self.runc("restore", "-d", "--image-path", image, "--work-path", self.dir / "work",
+                      "--bundle", bundle_dir, *options, self.name, ok=ok, env=env)
+        else:
+            self.stasis("restore", self.name, "--image", image, "--bundle", bundle_dir, *options,
+                        ok=ok, env=env)
+        return self
+
+    def delete(self):
+        run("runc", "delete", "-f", self.name, ok=None)
+
+    # Questions
+
+    def state(self):
+        result = run("runc", "state", self.name, ok=None)
+        return json.loads(result.stdout) if result.returncode == 0 else None
+
+    def init(self):
+        state = self.state()
+        expect(state and state["pid"], f"{self.name} has no init: {state}")
+        return state["pid"]
+
+    def ask(self, seconds=30):
+        """The program verifies itself and says it is whole."""
+        self.words += 1
+        word = f"word{self.words}-{time.monotonic_ns()}"
+        (self.data / "ask.new").write_text(word)
+        (self.data / "ask.new").rename(self.data / "ask")
+
+        def answer():
+            with contextlib.suppress(FileNotFoundError):
+                text = (self.data / "answer").read_text()
+                return text if text.startswith(word + " ") else None
+        text = wait_for(f"{self.name} to answer", answer, seconds)
+        expect(text == f"{word} ok\n", f"the program says: {text[len(word):].strip()}")
+        return self
+
+    def numbers(self):
+        """The demo's counter file."""
+        with contextlib.suppress(FileNotFoundError):
+            return [int(line) for line in (self.data / "counter").read_text().split()]
+        return []
+
+    def observe(self):
+        """The outside view, of a moment in which nothing moves."""
+        last, deadline = None, time.monotonic() + 20
+        while time.monotonic() < deadline:
+            run("runc", "pause", self.name)
+            try:
+                view = observe.container(self.init())
+            finally:
+                run("runc", "resume", self.name)
+            if view == last:
+                return view
+            last = view
+            time.sleep(0.02)
+        raise Failure("the container never looks the same twice")
+
+    def same_as(self, before, ignore=()):
+        """Nothing seen from outside differs; `ignore` names parts of places that may."""
+        ignore = (*ignore, *self.env.deviations)
+        lines = [line for line in observe.diff(before, self.observe())
+                 if not any(part in line for part in ignore)]
+        expect(not lines, "differs from before:\n" + "\n".join(lines[:40]))
+        return self
+
+    def gone(self):
+        """The container's processes, mounts, cgroups and records are no more."""
+        expect(self.state() is None, f"runc still knows {self.name}: {self.state()}")
+        leavings = self.leavings()
+        expect(not leavings, "left behind:\n" + "\n".join(leavings))
+        return self
+
+    def leavings(self):
+        found = []
+        for cgroup in pathlib.Path("/sys/fs/cgroup").glob(f"**/{self.name}"):
+            procs = (cgroup / "cgroup.procs").read_text().split()
+            found.append(f"cgroup {cgroup} with processes {procs}")
+        for line in pathlib.Path("/proc/self/mountinfo").read_text().splitlines():
+            if self.name in line:
+                found.append(f"mount {line}")
+        for record in (f"/run/stasis/{self.name}", f"/run/runc/{self.name}"):
+            if os.path.exists(record):
+                found.append(f"record {record}")
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            with contextlib.suppress(OSError):
+                if self.name in os.readlink(f"/proc/{pid}/root"):
+                    found.append(f"process {pid}")
+                elif self.name in pathlib.Path(f"/proc/{pid}/mountinfo").read_text():
+                    found.append(f"process {pid}: {pathlib.Path(f'/proc/{pid}/cmdline').read_text()}")
+        return found
+
+    # Scope: with Container(...) as c
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, value, trace):
+        self.delete()
+        if kind is None:
+            wait_for("the last traces to go", lambda: not self.leavings(), 5) \
+                if self.leavings() else None
+        if not self.env.keep:
+            shutil.rmtree(self.dir, ignore_errors=True)
+
+
+def main(argv):
+    import argparse
+    parser = argparse.ArgumentParser(description="Runs end-to-end scenarios, as root.")
+    parser.add_argument("--list", action="store_true", help="names, labels and seconds at most")
+    parser.add_argument("--stasis", help="the stasis binary")
+    parser.add_argument("--criu", help="another engine for runc's --criu, to prove the scenarios on")
+    parser.add_argument("--asan", help="a stasis built with sanitizers")
+    parser.add_argument("--faults", help="a stasis built with fault injection")
+    parser.add_argument("--programs", help="directory of the test programs")
+    parser.add_argument("--keep", action="store_true", help="keep the bundles and images")
+    parser.add_argument("scenarios", nargs="*", help="names, or none for all but the long ones")
+    options = parser.parse_args(argv)
+    if options.list:
+        for name, (_, label, seconds) in sorted(SCENARIOS.items()):
+            print(name, label, seconds)
+        return 0
+    names = options.scenarios or [n for n, (_, label, _) in SCENARIOS.items() if label != "long"]
+    for name in ("stasis", "criu", "asan", "faults", "programs"):
+        if getattr(options, name):
+            setattr(options, name, os.path.abspath(getattr(options, name)))
+    codes = {run_scenario(name, options) for name in names}
+    return 1 if 1 in codes else 77 if codes == {77} else 0
+
+
+def run_scenario(name, options):
+    function = SCENARIOS[name][0]
+    start = time.monotonic()
+    work = tempfile.mkdtemp(prefix=PREFIX)
+    try:
+        function(Env(options, work))
+        code, verdict = 0, "ok"
+    except Failure as failure:
+        code, verdict = 1, f"FAILED: {failure}"
+    except subprocess.TimeoutExpired as late:
+        code, verdict = 1, f"FAILED: {late}"
+    except Skip as reason:
+        code, verdict = 77, f"skipped: {reason}"
+        allowed = (HERE.parent / "expected-skips").read_text().split("\n")
+        if os.environ.get("STASIS_STRICT") and name not in allowed:
+            code, verdict = 1, f"FAILED: skipped ({reason}), but test/expected-skips doesn't name it"
+    finally:
+        if options.keep:
+            print(f"kept: {work}")
+        else:
+            shutil.rmtree(work, ignore_errors=True)
+    print(f"{name}: {verdict} ({time.monotonic() - start:.1f} s)", flush=True)
+    return code

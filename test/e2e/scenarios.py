@@ -1,0 +1,264 @@
+"""The scenarios: what a container goes through, and what must be true of it afterwards."""
+import os
+import pathlib
+
+from harness import Container, expect, run, scenario, wait_for
+
+ALL_CAPS = ["CAP_SETUID", "CAP_SETGID", "CAP_KILL", "CAP_SYS_NICE"]
+
+
+def more_caps(config):
+    for kind in ("bounding", "effective", "permitted"):
+        config["process"]["capabilities"][kind] += [
+            c for c in ALL_CAPS if c not in config["process"]["capabilities"][kind]]
+
+
+def round_trip(env, container, door="runc", ignore=()):
+    """Checkpoint and restore; nothing is left in between and nothing differs afterwards."""
+    with container:
+        container.start()
+        before = container.observe()
+        image = container.checkpoint(door=door)
+        container.gone()
+        container.restore(image, door=door)
+        container.same_as(before, ignore)
+        container.ask()
+    container.gone()
+
+
+def program_scenario(program, *args, ignore=(), **keywords):
+    @scenario(name=program)
+    def go(env):
+        round_trip(env, Container(env, program, *args, **keywords), ignore=ignore)
+    return go
+
+
+for _program in ("counter", "threads", "memory", "clock", "signals", "tree", "limits",
+                 "files", "pipes", "futex", "sleepers"):
+    program_scenario(_program)
+program_scenario("timers", ignore=("/ShdPnd",))  # which go on firing while we look
+program_scenario("confined", change=more_caps)
+program_scenario("touch", "64")
+
+
+@scenario
+def demo(env):
+    """The demo's container: script, pipe, tmpfs, bound files, hooks."""
+    with Container(env) as c:
+        c.start()
+        wait_for("some numbers", lambda: len(c.numbers()) > 5)
+        image = c.checkpoint()
+        c.gone()
+        stood = len(c.numbers())
+        c.restore(image)
+        wait_for("the counter to go on", lambda: len(c.numbers()) > stood + 5)
+        numbers = c.numbers()
+        expect(numbers == list(range(1, len(numbers) + 1)), f"numbers lost or doubled: {numbers}")
+        root = pathlib.Path(f"/proc/{c.init()}/root")
+        for name in ("hosts", "hostname", "resolv.conf"):
+            expect((root / "etc" / name).read_text() == (c.bundle / "etc" / name).read_text(),
+                   f"another /etc/{name}")
+        expect("written at the start" in (root / "tmp/note").read_text(), "the tmpfs is empty")
+        (c.bundle / "etc/hosts").write_text("127.0.0.1 changed\n")
+        expect("changed" in (root / "etc/hosts").read_text(), "/etc/hosts is a copy, not the file")
+
+
+@scenario
+def leave_running(env):
+    """The container goes on under --leave-running, its image can be restored later."""
+    with Container(env, "counter") as c:
+        c.start()
+        init, before = c.init(), c.observe()
+        image = c.checkpoint("--leave-running")
+        expect(c.init() == init, "another init")
+        c.ask().same_as(before)
+        again = c.checkpoint("--leave-running")
+        c.ask().same_as(before)
+        (c.data / "counter").rename(c.data / "counter.later")
+        c.delete()
+        c.gone()
+        del image
+        # The file outside has to be as it was at the checkpoint.
+        numbers = (c.data / "counter.later").read_text().split()
+        _restore_earlier(c, again, numbers, before)
+
+
+def _restore_earlier(c, image, numbers, before):
+    """Restores an image whose outside file has moved on: put back what can have been written then."""
+    (c.data / "counter").write_text("")
+    c.restore(image)
+    c.same_as(before)
+    first = wait_for("the counter to go on", lambda: (c.data / "counter").read_text().split())[0]
+    expect(1 < int(first) <= int(numbers[-1]) + 1, f"the counter goes on at {first}")
+
+
+@scenario
+def twice(env):
+    """Checkpoint, restore, checkpoint again, restore again."""
+    with Container(env, "counter") as c:
+        c.start()
+        before = c.observe()
+        for _ in range(3):
+            image = c.checkpoint()
+            c.gone()
+            c.restore(image)
+            c.same_as(before)
+            c.ask()
+
+
+@scenario
+def masked(env):
+    """Masked and read-only paths are so again."""
+    with Container(env, "counter") as c:
+        c.start()
+        c.restore(c.checkpoint())
+        root = pathlib.Path(f"/proc/{c.init()}/root")
+        for name in ("keys", "timer_list"):
+            expect((root / "proc" / name).read_bytes() == b"", f"/proc/{name} can be read")
+        expect(os.listdir(root / "sys/firmware") == [], "/sys/firmware can be read")
+        for path in ("proc/sys", "proc/sysrq-trigger", "proc/bus"):
+            flags = os.statvfs(root / path).f_flag
+            expect(flags & os.ST_RDONLY, f"/{path} can be written")
+
+
+@scenario
+def inherited_pipe(env):
+    """stdout is a pipe of the caller; after the restore it is the new caller's pipe."""
+    reader, writer = os.pipe()
+
+    def shout(config):
+        config["process"]["args"] = ["/bin/sh", "-c", "while :; do echo tick; sleep 0.05; done"]
+    with Container(env, change=shout, stdout=writer) as c:
+        c.runc("run", "-d", "--bundle", c.bundle, c.name)
+        expect(os.read(reader, 5) == b"tick\n", "nothing on stdout")
+        image = c.checkpoint()
+        os.close(writer)
+        os.close(reader)
+        reader, c.stdout = os.pipe()
+        c.restore(image)
+        os.close(c.stdout)
+        c.stdout = None
+        expect(os.read(reader, 5) == b"tick\n", "nothing on the new stdout")
+        expect(os.read(reader, 5) == b"tick\n", "nothing more on the new stdout")
+    os.close(reader)
+
+
+@scenario
+def cgroup_namespace(env):
+    """A container with a cgroup namespace of its own."""
+    def change(config):
+        config["linux"]["namespaces"].append({"type": "cgroup"})
+    round_trip(env, Container(env, "counter", change=change))
+
+
+@scenario
+def volumes(env):
+    """Bound directories and files of several kinds, shared, below one another, from symlinks."""
+    def change(config):
+        add = config["mounts"].append
+        add({"destination": "/data/deep", "type": "bind", "source": "deep", "options": ["bind"]})
+        add({"destination": "/linked", "type": "bind", "source": "link", "options": ["rbind", "ro"]})
+        add({"destination": "/tmp/below", "type": "bind", "source": "deep", "options": ["rbind"]})
+        add({"destination": "/tmp/own", "type": "tmpfs", "source": "tmpfs", "options": ["size=1m"]})
+        add({"destination": "/shared", "type": "bind", "source": "deep", "options": ["rbind", "rslave"]})
+        config["root"]["readonly"] = False
+    c = Container(env, "files", change=change)
+    (c.bundle / "deep").mkdir()
+    (c.bundle / "deep/file").write_text("deep")
+    (c.bundle / "link").symlink_to("deep")
+    (c.bundle / "data/deep").mkdir()
+    round_trip(env, c)
+
+
+@scenario
+def replaced_source(env):
+    """A bound file that is replaced by rename while the container runs (as resolv.conf is)."""
+    with Container(env, "counter") as c:
+        c.start()
+        fresh = c.bundle / "etc/resolv.conf.new"
+        fresh.write_text("nameserver 10.9.9.9\n")
+        fresh.rename(c.bundle / "etc/resolv.conf")
+        c.restore(c.checkpoint())
+        text = pathlib.Path(f"/proc/{c.init()}/root/etc/resolv.conf").read_text()
+        expect(text == "nameserver 10.9.9.9\n", f"resolv.conf says {text}")
+        c.ask()
+
+
+@scenario
+def missing_source(env):
+    """A bound file that is gone at restore: refused by name, nothing left, then mended."""
+    env.only_stasis()
+    with Container(env, "counter") as c:
+        c.start()
+        image = c.checkpoint()
+        hidden = c.bundle / "etc/hosts.hidden"
+        (c.bundle / "etc/hosts").rename(hidden)
+        c.restore(image, ok=False)
+        c.delete()
+        c.gone()
+        hidden.rename(c.bundle / "etc/hosts")
+        c.restore(image)
+        c.ask()
+
+
+@scenario
+def moved_bundle(env):
+    """Restored from another bundle directory: the sources are the new ones."""
+    with Container(env, "counter") as c:
+        c.start()
+        image = c.checkpoint()
+        elsewhere = c.dir / "elsewhere"
+        c.bundle.rename(elsewhere)
+        c.bundle, c.data = elsewhere, elsewhere / "data"
+        (elsewhere / "etc/hosts").write_text("127.0.0.1 elsewhere\n")
+        c.restore(image)
+        text = pathlib.Path(f"/proc/{c.init()}/root/etc/hosts").read_text()
+        expect(text == "127.0.0.1 elsewhere\n", f"hosts says {text}")
+        c.ask()
+
+
+@scenario
+def killed_by_signal(env):
+    """A restored container is runc's as any other: kill, exit, delete."""
+    with Container(env, "counter") as c:
+        c.start()
+        c.restore(c.checkpoint())
+        expect(c.state()["status"] == "running", c.state())
+        run("runc", "exec", c.name, "/bin/true")
+        run("runc", "kill", c.name, "KILL")
+        wait_for("the container to stop", lambda: c.state()["status"] == "stopped")
+        run("runc", "delete", c.name)
+        c.gone()
+
+
+@scenario
+def paused(env):
+    """A container that was frozen at its checkpoint is left frozen (leave-running)."""
+    env.only_stasis()
+    with Container(env, "counter") as c:
+        c.start()
+        run("runc", "pause", c.name)
+        c.checkpoint("--leave-running")
+        expect(c.state()["status"] == "paused", f"was paused, is {c.state()['status']}")
+        run("runc", "resume", c.name)
+        c.ask()
+
+
+@scenario
+def load(env):
+    """A restore in the midst of many short-lived processes."""
+    def busy(config):
+        config["process"]["args"] = ["/bin/sh", "-c", "while :; do /bin/true; /bin/true | /bin/cat; "
+                                     "echo x >>/data/counter; done"]
+    with Container(env, change=busy) as c:
+        c.runc("run", "-d", "--bundle", c.bundle, c.name)
+        lines = c.data / "counter"
+        for _ in range(5):
+            wait_for("it to be busy", lambda: lines.exists() and lines.stat().st_size > 20)
+            image = c.checkpoint()
+            c.gone()
+            lines.unlink()
+            c.restore(image)
+        wait_for("it to be busy", lambda: lines.exists() and lines.stat().st_size > 20)
+
+
