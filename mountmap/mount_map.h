@@ -77,9 +77,10 @@ MountMap make_map(const MapInput& input);
 // The sources that a container had when it was created, by key.
 using SourceRecord = std::map<std::string, FileIdentity>;
 
-// Looks at the roots of the mounts through `pid` and at all sources, and adds
-// findings: missing, replaced, deleted, leading elsewhere.
-void examine_sources(MountMap& map, pid_t pid, const SourceRecord* created);
+// Looks at the roots of the external mounts, below the container's root
+// directory `root` (a descriptor), and at all sources, and adds findings:
+// missing, replaced, another kind of file, a symbolic link. Before a freeze only.
+void examine_sources(MountMap& map, int root, const SourceRecord* created);
 
 // A source path as it is now. Nothing where nothing is there.
 std::optional<FileIdentity> identify(const std::string& path);
@@ -94,7 +95,7 @@ struct KeyedMounts {
   std::map<int, std::string> external;  // mount id -> value
   std::vector<std::string> unused;      // keys that stand for no mount
 };
-KeyedMounts external_from_keys(const MountTable& table,
+KeyedMounts external_from_keys(const MountTable& table, const MountTable& host,
                                const std::vector<std::pair<std::string, std::string>>& keys);
 
 }  // namespace stasis::mountmap

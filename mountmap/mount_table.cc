@@ -4,9 +4,10 @@
 #include <sys/mount.h>
 #include <sys/syscall.h>
 
+#include <algorithm>
 #include <array>
-#include <charconv>
 #include <unordered_map>
+#include <unordered_set>
 
 #include "base/text.h"
 #include "kernel/fs.h"
@@ -240,6 +241,41 @@ const Mount& MountTable::root() const {
       .hint(
           "The process's root directory is not a mount (chroot?); containers made by "
           "pivot_root have one.");
+}
+
+const Mount* MountTable::at(std::string_view path) const {
+  auto child = [this](int parent, std::string_view point) -> const Mount* {
+    for (const auto& mount : mounts_)
+      if (mount.parent == parent && mount.id != parent && mount.mountpoint == point) return &mount;
+    return nullptr;
+  };
+  const Mount* current = &root();
+  auto enter = [&](std::string_view point) {
+    while (const Mount* next = child(current->id, point)) current = next;
+  };
+  enter("/");
+  for (size_t end = 1; end < path.size();) {
+    end = std::min(path.find('/', end), path.size());
+    enter(path.substr(0, end));
+    ++end;
+  }
+  return current;
+}
+
+MountTable MountTable::below(std::string_view path) const {
+  MountTable table;
+  const Mount* top = at(path);
+  if (top->mountpoint != path) return table;
+  std::unordered_set<int> inside;
+  for (const auto& mount : mounts_) {
+    if (mount.id != top->id && !inside.contains(mount.parent)) continue;
+    inside.insert(mount.id);
+    table.mounts_.push_back(mount);
+    auto& point = table.mounts_.back().mountpoint;
+    if (path != "/") point.erase(0, path.size());
+    if (point.empty()) point = "/";
+  }
+  return table;
 }
 
 }  // namespace stasis::mountmap

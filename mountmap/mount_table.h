@@ -48,6 +48,14 @@ class MountTable {
   const Mount* find(int id) const;
   const Mount& root() const;  // the mount at "/" whose parent is not in the table
 
+  // The mount that a walk along `path` ends in: the topmost, visible one.
+  const Mount* at(std::string_view path) const;
+
+  // The mount that `path` ends in and all below it, mountpoints relative to
+  // `path`: what will be a container's table once it has pivoted there. Empty
+  // when no mount stands at `path` itself.
+  MountTable below(std::string_view path) const;
+
  private:
   std::vector<Mount> mounts_;
 };

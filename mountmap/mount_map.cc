@@ -1,0 +1,313 @@
+#include "mountmap/mount_map.h"
+
+#include <fmt/core.h>
+#include <sys/mount.h>
+
+#include <algorithm>
+#include <array>
+#include <set>
+#include <tuple>
+#include <unordered_map>
+
+namespace stasis::mountmap {
+
+namespace {
+
+// File systems that have one superblock a namespace or a machine: mounting the
+// type again gives the same one, so a fresh mount is never the host's.
+constexpr std::array one_superblock{
+    "sysfs",  "mqueue",  "cgroup2",  "securityfs",  "debugfs",  "tracefs",    "bpf",
+    "pstore", "fusectl", "configfs", "binfmt_misc", "efivarfs", "rpc_pipefs", "selinuxfs"};
+// And those of which every mount is a file system of its own.
+constexpr std::array fresh_superblock{"proc", "tmpfs", "devpts", "hugetlbfs", "ramfs", "cgroup"};
+
+template <typename List>
+bool contains(const List& list, std::string_view wanted) {
+  return std::find(list.begin(), list.end(), wanted) != list.end();
+}
+
+using Device = std::pair<unsigned, unsigned>;
+Device device(const Mount& mount) { return {mount.major, mount.minor}; }
+
+// `path` lies in `directory` or is it; "/a/bc" is not in "/a/b".
+bool inside(std::string_view path, std::string_view directory) {
+  if (directory == "/") return true;
+  return path.starts_with(directory) &&
+         (path.size() == directory.size() || path[directory.size()] == '/');
+}
+
+std::string rebase(std::string_view path, std::string_view from, std::string_view to) {
+  std::string_view rest = from == "/" ? path : path.substr(from.size());
+  if (rest == "/" || rest.empty()) return std::string(to);
+  return (to == "/" ? std::string() : std::string(to)) + std::string(rest);
+}
+
+std::string_view base_name(std::string_view path) { return path.substr(path.rfind('/') + 1); }
+
+class Mapper {
+ public:
+  explicit Mapper(const MapInput& input) : input_(input), table_(input.container) {
+    for (const auto& mount : input.host.mounts()) host_devices_.insert(device(mount));
+    for (const auto& mount : table_.mounts()) rows_.emplace_back().mount = mount;
+  }
+
+  MountMap run() {
+    match_config();
+    // Whole file systems first: binds of parts of them can come before them.
+    for (auto& row : rows_) classify_whole(row);
+    for (auto& row : rows_)
+      if (!done_.contains(row.mount.id)) classify_part(row);
+    warn_of_shared_keys();
+    return {table_, std::move(rows_), std::move(findings_)};
+  }
+
+ private:
+  bool on_host(const Mount& mount) const { return host_devices_.contains(device(mount)); }
+
+  void own(MapRow& row, std::string reason) {
+    row.kind = MountClass::own;
+    row.reason = std::move(reason);
+    done_.insert(row.mount.id);
+  }
+
+  void external(MapRow& row, ExternalKind kind, std::string source, std::string reason) {
+    row.kind = MountClass::external;
+    row.external = kind;
+    row.key = row.mount.mountpoint;
+    row.source = std::move(source);
+    row.reason = std::move(reason);
+    done_.insert(row.mount.id);
+  }
+
+  void find(Severity severity, const std::string& point, std::string what, std::string remedy) {
+    findings_.push_back({severity, "mount " + point, std::move(what), std::move(remedy)});
+  }
+
+  // Where the host shows the root of this mount.
+  std::string host_path(const Mount& mount) const {
+    for (const auto& host : input_.host.mounts()) {
+      if (device(host) != device(mount) || !inside(mount.root, host.root)) continue;
+      std::string path = rebase(mount.root, host.root, host.mountpoint);
+      if (input_.host.at(path) == &host) return path;  // otherwise covered by another
+    }
+    return {};
+  }
+
+  // --- what config.json says ---
+
+  // Is `mount` what binding the host's path `source` gives?
+  bool is_bind_of(const Mount& mount, const std::string& source) const {
+    const Mount* host = input_.host.at(source);
+    return device(*host) == device(mount) &&
+           mount.root == rebase(source, host->mountpoint, host->root);
+  }
+
+  bool plausible(const oci::ConfigMount& wanted, const Mount& mount) const {
+    if (wanted.bind())
+      return on_host(mount) || mount.root != "/" || !contains(fresh_superblock, mount.fstype);
+    if (wanted.type == "cgroup")
+      return mount.fstype == "tmpfs" || mount.fstype == "cgroup" || mount.fstype == "cgroup2";
+    return mount.fstype == wanted.type && mount.root == "/";
+  }
+
+  MapRow* match(const oci::ConfigMount& wanted, const std::string& point) {
+    MapRow* first = nullptr;
+    for (auto& row : rows_) {
+      if (row.mount.mountpoint != point || from_config_.contains(row.mount.id) ||
+          row.mount.id == table_.root().id || !plausible(wanted, row.mount))
+        continue;
+      if (wanted.bind() && is_bind_of(row.mount, wanted.source)) return &row;
+      if (!first) first = &row;
+    }
+    return first;
+  }
+
+  void match_config() {
+    if (!input_.config) return;
+    for (const auto& wanted : input_.config->mounts) {
+      std::string point = wanted.destination;
+      MapRow* row = match(wanted, point);
+      if (!row && input_.resolve && !(point = input_.resolve(point)).empty())
+        row = match(wanted, point);
+      if (row)
+        from_config_[row->mount.id] = &wanted;
+      else if (wanted.bind())
+        find(
+            Severity::warning, wanted.destination,
+            fmt::format("config.json binds {} here, but no such mount is there now", wanted.source),
+            "nothing to do if the container took it away by itself");
+    }
+  }
+
+  const oci::ConfigMount* configured(const MapRow& row) const {
+    auto entry = from_config_.find(row.mount.id);
+    return entry == from_config_.end() ? nullptr : entry->second;
+  }
+
+  // --- classification ---
+
+  // The /dev/null that a runtime binds over a masked file. Which one it is,
+  // the host's or the container's, differs between runtimes.
+  bool masked_file(const Mount& mount) const {
+    if (base_name(mount.root) != "null" || (mount.fstype != "tmpfs" && mount.fstype != "devtmpfs"))
+      return false;
+    if (input_.config) return contains(input_.config->masked_paths, mount.mountpoint);
+    return !inside(mount.mountpoint, "/dev");
+  }
+
+  void classify_whole(MapRow& row) {
+    const Mount& mount = row.mount;
+    const oci::ConfigMount* config = configured(row);
+    if (mount.id == table_.root().id) {
+      row.kind = MountClass::root;
+      row.source = host_path(mount);
+      row.reason = "the container's root file system";
+      done_.insert(mount.id);
+    } else if (config && config->bind()) {
+      external(row,
+               mount.fstype == "devtmpfs" && mount.root != "/" ? ExternalKind::device
+                                                               : ExternalKind::directory,
+               config->source, "config.json binds it from the host");
+    } else if (masked_file(mount)) {
+      external(row, ExternalKind::masked, "/dev/null", "masked: /dev/null stands over it");
+      row.key = "/dev/null";  // what runc names on restore, one for all of them
+    } else if (mount.fstype == "cgroup") {
+      classify_cgroup(row);
+    } else if (mount.root == "/") {
+      classify_file_system(row, config);
+    }
+  }
+
+  void classify_cgroup(MapRow& row) {
+    if (input_.cgroup_namespace) {
+      own(row, "cgroup v1 hierarchy seen from the container's cgroup namespace: mounted anew");
+      return;
+    }
+    external(row, ExternalKind::cgroup, host_path(row.mount),
+             "cgroup v1 controller without a cgroup namespace: the host's own hierarchy");
+  }
+
+  void classify_file_system(MapRow& row, const oci::ConfigMount* config) {
+    const Mount& mount = row.mount;
+    bool masked = input_.config && contains(input_.config->masked_paths, mount.mountpoint);
+    if (mount.fstype == "tmpfs" && !on_host(mount)) {
+      if (masked && (mount.flags & MS_RDONLY))
+        own(row, "masked: an empty read-only tmpfs stands over it, made anew");
+      else
+        own(row, "tmpfs of the container: made anew, its content is in the image");
+    } else if (contains(one_superblock, mount.fstype) ||
+               (contains(fresh_superblock, mount.fstype) && (config || !on_host(mount)))) {
+      own(row, mount.fstype + ": mounted anew");
+    }
+  }
+
+  // A bind of part of what another mount of the container shows.
+  const MapRow* provider(const Mount& mount) const {
+    for (const auto& row : rows_)
+      if (row.mount.id != mount.id && done_.contains(row.mount.id) &&
+          row.external != ExternalKind::masked && device(row.mount) == device(mount) &&
+          inside(mount.root, row.mount.root))
+        return &row;
+    return nullptr;
+  }
+
+  void classify_part(MapRow& row) {
+    const Mount& mount = row.mount;
+    if (const MapRow* from = provider(mount)) {
+      own(row, fmt::format("bind of {} inside the container",
+                           rebase(mount.root, from->mount.root, from->mount.mountpoint)));
+    } else if (on_host(mount)) {
+      const MapRow* over = row_of(mount.parent);
+      bool part = over && over->kind == MountClass::external && configured(*over);
+      external(row,
+               mount.fstype == "devtmpfs" && mount.root != "/" ? ExternalKind::device
+                                                               : ExternalKind::directory,
+               host_path(mount),
+               part ? fmt::format("came with the recursive bind {}", over->mount.mountpoint)
+                    : "its file system is mounted on the host too");
+    } else {
+      unknown(row);
+    }
+  }
+
+  void unknown(MapRow& row) {
+    const Mount& mount = row.mount;
+    if (mount.root != "/") {
+      external(row, ExternalKind::directory, "",
+               "a part of a file system that is mounted nowhere else any more");
+      return;
+    }
+    own(row, fmt::format("a file system of type {} mounted inside the container", mount.fstype));
+    find(Severity::obstacle, mount.mountpoint,
+         fmt::format("has type {} (source {}), which can't be made anew", mount.fstype,
+                     mount.source),
+         "unmount it inside the container, or mount it on the host and bind it by config.json");
+  }
+
+  const MapRow* row_of(int id) const {
+    for (const auto& row : rows_)
+      if (row.mount.id == id) return &row;
+    return nullptr;
+  }
+
+  // A key must lead to one place; only masks share theirs.
+  void warn_of_shared_keys() {
+    std::map<std::string, const MapRow*> keys;
+    for (const auto& row : rows_) {
+      if (row.kind != MountClass::external || row.external == ExternalKind::masked) continue;
+      auto [first, added] = keys.emplace(row.key, &row);
+      if (!added && std::tuple(device(first->second->mount), first->second->mount.root) !=
+                        std::tuple(device(row.mount), row.mount.root))
+        find(Severity::obstacle, row.mount.mountpoint,
+             fmt::format("is external twice: {} and {} stand on the same mountpoint",
+                         first->second->source, row.source),
+             "unmount one of them, or give them different destinations in config.json");
+    }
+  }
+
+  const MapInput& input_;
+  const MountTable& table_;
+  std::set<Device> host_devices_;
+  std::vector<MapRow> rows_;
+  std::vector<MapFinding> findings_;
+  std::unordered_map<int, const oci::ConfigMount*> from_config_;  // by mount id
+  std::set<int> done_;
+};
+
+}  // namespace
+
+MountMap make_map(const MapInput& input) { return Mapper(input).run(); }
+
+std::map<int, std::string> MountMap::external_mounts() const {
+  std::map<int, std::string> keys;
+  for (const auto& row : rows)
+    if (row.kind == MountClass::external) keys.emplace(row.mount.id, row.key);
+  return keys;
+}
+
+KeyedMounts external_from_keys(const MountTable& table, const MountTable& host,
+                               const std::vector<std::pair<std::string, std::string>>& keys) {
+  std::set<Device> host_devices;
+  for (const auto& mount : host.mounts()) host_devices.insert(device(mount));
+  // The lowest mount on a place is the one that the runtime made, unless it is
+  // plainly the container's own: a whole file system that the host doesn't have.
+  auto likely = [&](const Mount& mount) {
+    return mount.root != "/" || host_devices.contains(device(mount));
+  };
+  KeyedMounts result;
+  for (const auto& [key, value] : keys) {
+    std::string point = oci::clean_path(key);
+    const Mount* chosen = nullptr;
+    for (const auto& mount : table.mounts()) {
+      if (mount.mountpoint != point || mount.id == table.root().id) continue;
+      if (!chosen || (!likely(*chosen) && likely(mount))) chosen = &mount;
+    }
+    if (chosen)
+      result.external.insert_or_assign(chosen->id, value);
+    else
+      result.unused.push_back(key);
+  }
+  return result;
+}
+
+}  // namespace stasis::mountmap

@@ -1,0 +1,192 @@
+// Looking at the files that mounts show and at the host's paths they come
+// from. Only before a freeze: a file system served by a frozen process would
+// hang us (so nothing here asks a server for attributes either).
+#include <fmt/core.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#include "kernel/fs.h"
+#include "mountmap/mount_map.h"
+
+#ifndef STATX_MNT_ID_UNIQUE
+#define STATX_MNT_ID_UNIQUE 0x4000U  // Linux 6.8
+#endif
+
+namespace stasis::mountmap {
+
+namespace {
+
+constexpr int quiet = AT_NO_AUTOMOUNT | AT_STATX_DONT_SYNC;
+
+struct Seen {
+  FileIdentity identity;
+  mode_t mode = 0;
+};
+
+Seen seen_from(const struct statx& stat) {
+  Seen seen;
+  seen.mode = stat.stx_mode;
+  seen.identity.major = stat.stx_dev_major;
+  seen.identity.minor = stat.stx_dev_minor;
+  seen.identity.inode = stat.stx_ino;
+  if (stat.stx_mask & STATX_BTIME)
+    seen.identity.born_ns = stat.stx_btime.tv_sec * 1'000'000'000 + stat.stx_btime.tv_nsec;
+  if (stat.stx_mask & STATX_MNT_ID_UNIQUE) seen.identity.mount = stat.stx_mnt_id;
+  seen.identity.directory = S_ISDIR(stat.stx_mode);
+  return seen;
+}
+
+std::optional<Seen> look(const std::string& path, int flags = 0) {
+  struct statx stat{};
+  long result = kernel::call(SYS_statx, AT_FDCWD, path.c_str(), quiet | flags,
+                             STATX_BASIC_STATS | STATX_BTIME | STATX_MNT_ID_UNIQUE, &stat);
+  if (result < 0) return std::nullopt;
+  return seen_from(stat);
+}
+
+ExternalKind kind_of(mode_t mode) {
+  if (S_ISCHR(mode) || S_ISBLK(mode)) return ExternalKind::device;
+  return S_ISDIR(mode) ? ExternalKind::directory : ExternalKind::file;
+}
+
+// The root of a mount, seen through the container. A mount that is covered by
+// another is not reached by its path and stays unknown.
+void look_at_root(MapRow& row, int root) {
+  long fd = kernel::try_open_in(root, row.mount.mountpoint, O_PATH | O_NOFOLLOW,
+                                RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS);
+  if (fd < 0) return;
+  UniqueFd here(static_cast<int>(fd));
+  struct statx stat{};
+  // One call gives one of the two kinds of mount id; the older one is in all tables.
+  if (kernel::call(SYS_statx, here.get(), "", AT_EMPTY_PATH | quiet,
+                   STATX_BASIC_STATS | STATX_BTIME | STATX_MNT_ID, &stat) < 0 ||
+      stat.stx_mnt_id != static_cast<uint64_t>(row.mount.id))
+    return;
+  Seen seen = seen_from(stat);
+  row.root = seen.identity;
+  row.root.mount = row.mount.unique_id;
+  if (row.external == ExternalKind::directory) row.external = kind_of(seen.mode);
+}
+
+class Examiner {
+ public:
+  Examiner(MountMap& map, const SourceRecord* created) : map_(map), created_(created) {}
+
+  void examine(MapRow& row) {
+    row_ = &row;
+    if (row.source.empty()) {
+      find(Severity::obstacle, "the host shows its source nowhere",
+           "mount it on the host again, or unmount it inside the container");
+      return;
+    }
+    auto now = look(row.source);
+    if (!now) {
+      find(Severity::obstacle, fmt::format("its source {} is gone", row.source),
+           "put it back; a restore has nothing to bind there");
+      return;
+    }
+    if (row.external == ExternalKind::masked || row.external == ExternalKind::cgroup) return;
+    if (!row.root.known() && row.external == ExternalKind::directory)
+      row.external = kind_of(now->mode);  // a covered mount
+    compare(now->identity);
+    auto link = look(row.source, AT_SYMLINK_NOFOLLOW);
+    if (link && S_ISLNK(link->mode)) {
+      find(Severity::note,
+           fmt::format("its source {} is a symbolic link to {}", row.source,
+                       kernel::read_link(row.source)),
+           "a restore follows it to wherever it leads then");
+    }
+  }
+
+ private:
+  void compare(const FileIdentity& now) {
+    const FileIdentity* then = &row_->root;
+    std::string since = "since the container bound it";
+    if (created_) {
+      auto record = created_->find(row_->key);
+      if (record != created_->end()) {
+        then = &record->second;
+        since = "since the container was created";
+        if (row_->root.known() && !row_->root.same_file(*then)) {
+          find(Severity::warning, "is not what the container was created with",
+               "a restore binds its source again; look whether that is wanted");
+          then = &row_->root;
+        }
+      }
+    }
+    if (then->known() && then->directory != now.directory) {
+      find(
+          Severity::obstacle,
+          fmt::format("its source {} was a {} and is a {} now", row_->source,
+                      then->directory ? "directory" : "file", now.directory ? "directory" : "file"),
+          "put back what was there: neither can be bound over the other");
+    } else if (then->known() && !then->same_file(now)) {
+      find(Severity::warning, fmt::format("its source {} was replaced {}", row_->source, since),
+           "the container still sees the old one, a restore binds the new one");
+    }
+  }
+
+  void find(Severity severity, std::string what, std::string remedy) {
+    map_.findings.push_back(
+        {severity, "mount " + row_->mount.mountpoint, std::move(what), std::move(remedy)});
+  }
+
+  MountMap& map_;
+  const SourceRecord* created_;
+  MapRow* row_ = nullptr;
+};
+
+// A destination with the container's own symbolic links followed.
+std::string resolve_inside(int root, const std::string& path) {
+  long fd = kernel::try_open_in(root, path, O_PATH, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS);
+  if (fd < 0) return {};
+  UniqueFd here(static_cast<int>(fd));
+  return kernel::read_link("/proc/self/fd/" + std::to_string(here.get()));
+}
+
+std::string process_link(pid_t pid, const char* name) {
+  return kernel::read_link("/proc/" + std::to_string(pid) + "/" + name);
+}
+
+}  // namespace
+
+bool FileIdentity::same_file(const FileIdentity& other) const {
+  return major == other.major && minor == other.minor && inode == other.inode &&
+         (born_ns == other.born_ns || born_ns == 0 || other.born_ns == 0);
+}
+
+std::optional<FileIdentity> identify(const std::string& path) {
+  auto seen = look(path);
+  if (!seen) return std::nullopt;
+  return seen->identity;
+}
+
+void examine_sources(MountMap& map, int root, const SourceRecord* created) {
+  Examiner examiner(map, created);
+  for (auto& row : map.rows) {
+    if (row.kind != MountClass::external) continue;
+    look_at_root(row, root);
+    examiner.examine(row);
+  }
+}
+
+MountMap map_process(pid_t pid, const oci::Config* config, const SourceRecord* created) {
+  auto container = MountTable::read(pid);
+  auto host = MountTable::read(getpid());
+  UniqueFd root = kernel::open("/proc/" + std::to_string(pid) + "/root", O_PATH | O_DIRECTORY);
+  MapInput input{
+      .container = container,
+      .host = host,
+      .config = config,
+      .cgroup_namespace =
+          config ? config->has_namespace("cgroup")
+                 : process_link(pid, "ns/cgroup") != process_link(getpid(), "ns/cgroup"),
+      .resolve = [&](const std::string& path) { return resolve_inside(root.get(), path); }};
+  MountMap map = make_map(input);
+  examine_sources(map, root.get(), created);
+  return map;
+}
+
+}  // namespace stasis::mountmap
