@@ -1,0 +1,49 @@
+// All namespaces of a container together: what stands in the way, writing
+// them down, which ones a restore makes or joins, and filling the new ones.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "base/log.h"
+#include "engine/image/checkpoint.h"
+#include "engine/namespaces/ns_ids.h"
+#include "engine/plan.h"
+
+namespace stasis::engine::namespaces {
+
+// Runs `action` in a thread of ours that has entered these namespaces
+// (CLONE_NEWUTS | NEWIPC | NEWNET | NEWCGROUP) of a process; what it throws is
+// thrown here. No fork: the tasks stand still meanwhile.
+void in_namespaces(int pidfd, uint64_t flags, const std::function<void()>& action);
+
+// Reads /proc and looks into the namespaces; touches no task. Names nested
+// namespaces of single processes (`pids`: the whole container), a user
+// namespace, SysV objects, POSIX queues, links that nobody cares for.
+std::vector<Finding> obstacles(const DumpPlan& plan, const std::vector<pid_t>& pids);
+
+// Writes utsns-, ipcns-var-, netdev-, netns-, timens- and pidns-ID.img, as far as
+// the namespaces are the container's own. Tasks stand still; about 0.2 ms.
+void dump(const DumpPlan& plan, const NsIds& ids, int root_pidfd, image::ImageWriter& writer,
+          Log& log);
+
+// What the root task is cloned into. Time namespaces are prepared by
+// timens::prepare(), cgroup namespaces by cgroup::Restorer::enter_root().
+struct Layout {
+  uint64_t clone_flags = 0;
+  struct Join {
+    int fd;  // borrowed from the plan's inherited_fds
+    uint64_t flag;
+  };
+  std::vector<Join> joins;  // by setns before the clone: external namespaces
+};
+// Throws when an external namespace's descriptor wasn't handed over.
+Layout layout(const image::Checkpoint& checkpoint, const RestorePlan& plan);
+
+// In the root child, inside its namespaces, before its mounts are built (the
+// host's /proc is still there): host name, ipc sysctls, loopback.
+void restore(const image::Checkpoint& checkpoint, const RestorePlan& plan);
+
+}  // namespace stasis::engine::namespaces

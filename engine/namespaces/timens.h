@@ -1,0 +1,29 @@
+// Time namespace: monotonic clocks go on where they stood, on any boot.
+#pragma once
+
+#include <sys/types.h>
+#include <time.h>
+
+#include <string_view>
+
+#include "engine/image/checkpoint.h"
+#include "ns.pb.h"
+
+namespace stasis::engine::timens {
+
+struct Offsets {
+  timespec monotonic{}, boottime{};
+};
+// /proc/PID/timens_offsets: "monotonic 0 0", and "1 0 0" before Linux 5.11.
+Offsets parse_offsets(std::string_view text);
+
+// What a task's clocks read now, computed from its namespace's offsets: no
+// thread of a multithreaded process may enter a time namespace.
+image::TimensEntry read(pid_t pid);
+
+// Coordinator, before the root task is cloned: makes a time namespace for the
+// children whose clocks read what the image says. Without clocks in the image
+// children stay in ours.
+void prepare(const image::Checkpoint& checkpoint);
+
+}  // namespace stasis::engine::timens
