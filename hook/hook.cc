@@ -1,1 +1,117 @@
 #include "hook/hook.h"
+
+#include <fmt/core.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+
+#include "hook/record.h"
+#include "kernel/fs.h"
+#include "oci/config.h"
+#include "oci/state.h"
+
+namespace stasis::hook {
+
+namespace {
+
+constexpr std::array phases{"prestart", "createRuntime", "createContainer", "poststart",
+                            "poststop"};
+
+oci::State read_state(int stdin_fd) {
+  Error error = Error("read the container's state", "on stdin")
+                    .hint("a hook is run by the container runtime, which writes it there");
+  if (isatty(stdin_fd)) throw Error(error).because("stdin is a terminal");
+  std::string text;
+  try {
+    text = kernel::read_all(stdin_fd, "stdin", 1 << 20);
+  } catch (const Error& cause) {
+    throw Error(error).with_errno(cause.code()).because(cause.cause());
+  }
+  if (text.empty()) throw Error(error).because("stdin is empty");
+  return oci::parse_state(text);
+}
+
+// The bundle is read by every phase that may: a config.json that stasis can't
+// use is to be heard of when the container starts, not at its checkpoint.
+oci::Config read_bundle(const oci::State& state) {
+  if (!state.bundle.starts_with('/'))
+    throw Error("use the container's state", "on stdin")
+        .because("bundle \"" + state.bundle + "\" is not an absolute path");
+  return oci::read_config(state.bundle);
+}
+
+void tell(const mountmap::MountMap& map, Log& log) {
+  for (const auto& finding : map.findings)
+    if (finding.severity != mountmap::Severity::note)
+      log.warn("{} {}; {}", finding.subject, finding.what, finding.remedy);
+}
+
+// createRuntime and prestart run when the mounts stand below the rootfs but
+// before the container's init pivots there. In a restore (and with runtimes
+// that mount later) there is nothing yet: config.json tells the sources.
+void before_start(const oci::State& state, Log& log, std::string_view state_dir) {
+  oci::Config config = read_bundle(state);
+  if (state.pid <= 0) throw Error("use the container's state", "on stdin").because("it has no pid");
+  auto map = mountmap::map_process(state.pid, &config, nullptr, config.root_path);
+  if (map.rows.empty()) {
+    map = mountmap::map_config(config);
+    mountmap::examine_config(map);
+  }
+  for (auto& row : map.rows)
+    if (row.kind == mountmap::MountClass::external && !row.root.known())
+      row.root = mountmap::identify(row.source).value_or(mountmap::FileIdentity{});
+  tell(map, log);
+  save_record(state_dir, state.id, state.bundle, map);
+}
+
+// A process that has ended has no namespaces, also while nobody has reaped it.
+bool ended(pid_t pid) {
+  std::string path = "/proc/" + std::to_string(pid) + "/ns/mnt";
+  char target[64];
+  return kernel::call(SYS_readlinkat, AT_FDCWD, path.c_str(), target, sizeof target) < 0;
+}
+
+void keep_identities(mountmap::MountMap& map, const mountmap::SourceRecord& created) {
+  for (auto& row : map.rows)
+    if (auto before = created.find(row.key); before != created.end() && !row.root.known())
+      row.root = before->second;
+}
+
+// Now the container's own root is in place, and masked paths are too.
+void after_start(const oci::State& state, Log& log, std::string_view state_dir) {
+  oci::Config config = read_bundle(state);
+  auto created = load_record(state_dir, state.id);
+  try {
+    auto map = mountmap::map_process(state.pid, &config, created ? &*created : nullptr);
+    if (created) keep_identities(map, *created);
+    save_record(state_dir, state.id, state.bundle, map);
+  } catch (const Error&) {
+    if (!ended(state.pid)) throw;
+    log.info("{} has ended already", state.id);  // the record of its creation stays
+  }
+}
+
+}  // namespace
+
+void run(std::string_view phase, int stdin_fd, Log& log, std::string_view state_dir) {
+  if (std::find(phases.begin(), phases.end(), phase) == phases.end())
+    throw Error("run hook", "\"" + std::string(phase) + "\"")
+        .because("there is no such phase")
+        .hint("one of prestart, createRuntime, createContainer, poststart, poststop");
+  oci::State state = read_state(stdin_fd);
+  if (phase == "poststop") {
+    remove_record(state_dir, state.id);
+  } else if (phase == "createContainer") {
+    // Runs inside the container's namespaces, where neither the host's mounts
+    // nor its processes are to be seen rightly: only the bundle is checked.
+    read_bundle(state);
+  } else if (phase == "poststart") {
+    after_start(state, log, state_dir);
+  } else {
+    before_start(state, log, state_dir);
+  }
+}
+
+}  // namespace stasis::hook

@@ -278,6 +278,24 @@ class Mapper {
 
 MountMap make_map(const MapInput& input) { return Mapper(input).run(); }
 
+MountMap map_config(const oci::Config& config) {
+  MountMap map;
+  for (const auto& wanted : config.mounts) {
+    MapRow& row = map.rows.emplace_back();
+    row.mount.mountpoint = wanted.destination;
+    row.mount.fstype = wanted.bind() ? "" : wanted.type;
+    row.source = wanted.source;
+    row.reason = wanted.type + ": mounted anew";
+    if (wanted.bind()) {
+      row.kind = MountClass::external;
+      row.external = ExternalKind::directory;
+      row.key = wanted.destination;
+      row.reason = "config.json binds it from the host";
+    }
+  }
+  return map;
+}
+
 std::map<int, std::string> MountMap::external_mounts() const {
   std::map<int, std::string> keys;
   for (const auto& row : rows)

@@ -74,6 +74,10 @@ struct MapInput {
 // The map by the tables alone: no file is touched.
 MountMap make_map(const MapInput& input);
 
+// What config.json alone tells: for a container that has no mounts yet. Rows
+// have no mount id.
+MountMap map_config(const oci::Config& config);
+
 // The sources that a container had when it was created, by key.
 using SourceRecord = std::map<std::string, FileIdentity>;
 
@@ -82,11 +86,18 @@ using SourceRecord = std::map<std::string, FileIdentity>;
 // missing, replaced, another kind of file, a symbolic link. Before a freeze only.
 void examine_sources(MountMap& map, int root, const SourceRecord* created);
 
+// The same for a map that comes from config.json alone: its sources as they
+// are now are what a mount will show.
+void examine_config(MountMap& map);
+
 // A source path as it is now. Nothing where nothing is there.
 std::optional<FileIdentity> identify(const std::string& path);
 
-// The map of a live process, sources examined.
-MountMap map_process(pid_t pid, const oci::Config* config, const SourceRecord* created);
+// The map of a live process, sources examined. `rootfs`: where its root will
+// be while it has not pivoted there yet (in a hook); no rows when nothing is
+// mounted there.
+MountMap map_process(pid_t pid, const oci::Config* config, const SourceRecord* created,
+                     const std::string& rootfs = "/");
 
 // For doors that are given keys (mountpoints inside the container) and values
 // (names in the image) instead of a configuration. A key means one mount, the

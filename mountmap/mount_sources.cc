@@ -88,8 +88,9 @@ class Examiner {
       return;
     }
     if (row.external == ExternalKind::masked || row.external == ExternalKind::cgroup) return;
-    if (!row.root.known() && row.external == ExternalKind::directory)
-      row.external = kind_of(now->mode);  // a covered mount
+    // Not known yet where the mount is covered or isn't there.
+    if (row.external == ExternalKind::directory && !row.root.directory)
+      row.external = kind_of(now->mode);
     compare(now->identity);
     auto link = look(row.source, AT_SYMLINK_NOFOLLOW);
     if (link && S_ISLNK(link->mode)) {
@@ -138,12 +139,16 @@ class Examiner {
   MapRow* row_ = nullptr;
 };
 
+std::string descriptor_path(int fd) {
+  return kernel::read_link("/proc/self/fd/" + std::to_string(fd));
+}
+
 // A destination with the container's own symbolic links followed.
 std::string resolve_inside(int root, const std::string& path) {
   long fd = kernel::try_open_in(root, path, O_PATH, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS);
   if (fd < 0) return {};
   UniqueFd here(static_cast<int>(fd));
-  return kernel::read_link("/proc/self/fd/" + std::to_string(here.get()));
+  return descriptor_path(here.get());
 }
 
 std::string process_link(pid_t pid, const char* name) {
@@ -155,6 +160,15 @@ std::string process_link(pid_t pid, const char* name) {
 bool FileIdentity::same_file(const FileIdentity& other) const {
   return major == other.major && minor == other.minor && inode == other.inode &&
          (born_ns == other.born_ns || born_ns == 0 || other.born_ns == 0);
+}
+
+void examine_config(MountMap& map) {
+  Examiner examiner(map, nullptr);
+  for (auto& row : map.rows) {
+    if (row.kind != MountClass::external) continue;
+    if (auto seen = look(row.source)) row.root = seen->identity;
+    examiner.examine(row);
+  }
 }
 
 std::optional<FileIdentity> identify(const std::string& path) {
@@ -172,10 +186,15 @@ void examine_sources(MountMap& map, int root, const SourceRecord* created) {
   }
 }
 
-MountMap map_process(pid_t pid, const oci::Config* config, const SourceRecord* created) {
+MountMap map_process(pid_t pid, const oci::Config* config, const SourceRecord* created,
+                     const std::string& rootfs) {
   auto container = MountTable::read(pid);
   auto host = MountTable::read(getpid());
-  UniqueFd root = kernel::open("/proc/" + std::to_string(pid) + "/root", O_PATH | O_DIRECTORY);
+  UniqueFd root =
+      kernel::open("/proc/" + std::to_string(pid) + "/root" + rootfs, O_PATH | O_DIRECTORY);
+  // Through the descriptor: the configured path may hold symbolic links.
+  if (rootfs != "/") container = container.below(descriptor_path(root.get()));
+  if (container.mounts().empty()) return {};
   MapInput input{
       .container = container,
       .host = host,

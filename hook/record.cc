@@ -1,0 +1,113 @@
+#include "hook/record.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <cerrno>
+
+#include "base/scope_exit.h"
+#include "base/text.h"
+#include "kernel/fs.h"
+#include "mountmap/map_json.h"
+#include "oci/document.h"
+#include "oci/state.h"
+
+namespace stasis::hook {
+
+namespace {
+
+constexpr const char* file_name = "mountmap.json";
+
+std::string boot_id() {
+  return std::string(text::trim(kernel::read_file("/proc/sys/kernel/random/boot_id")));
+}
+
+// The directory of this name, made if need be; never through a symbolic link.
+UniqueFd make_directory(int parent, const std::string& name) {
+  long result = kernel::call(SYS_mkdirat, parent, name.c_str(), 0700);
+  if (result != -EEXIST) kernel::must(result, "make directory", name);
+  return kernel::open_at(parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
+}
+
+// -ENOENT where there is no record directory of this container.
+long open_directory(std::string_view state_dir, const std::string& id) {
+  oci::check_container_id(id);
+  std::string path = std::string(state_dir) + "/" + id;
+  return kernel::call(SYS_openat, AT_FDCWD, path.c_str(),
+                      O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+}
+
+nlohmann::json to_json(const mountmap::MountMap& map, const std::string& id,
+                       const std::string& bundle) {
+  nlohmann::json json{{"version", 1}, {"id", id}, {"bundle", bundle}, {"boot_id", boot_id()}};
+  json["mounts"] = nlohmann::json::array();
+  for (const auto& row : map.rows) json["mounts"].push_back(mountmap::to_json(row));
+  json["findings"] = nlohmann::json::array();
+  for (const auto& finding : map.findings) json["findings"].push_back(mountmap::to_json(finding));
+  return json;
+}
+
+}  // namespace
+
+void save_record(std::string_view state_dir, const std::string& id, const std::string& bundle,
+                 const mountmap::MountMap& map) {
+  oci::check_container_id(id);
+  std::string text = mountmap::dump_json(to_json(map, id, bundle));
+  UniqueFd top = make_directory(AT_FDCWD, std::string(state_dir));
+  UniqueFd directory = make_directory(top.get(), id);
+  std::string fresh = std::string(file_name) + "." + std::to_string(getpid());
+  UniqueFd file =
+      kernel::open_at(directory.get(), fresh, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0600);
+  ScopeExit remove([&] { kernel::call(SYS_unlinkat, directory.get(), fresh.c_str(), 0); });
+  kernel::write_all(file.get(), text, fresh);
+  kernel::must(
+      kernel::call(SYS_renameat2, directory.get(), fresh.c_str(), directory.get(), file_name, 0),
+      "rename", fresh);
+  remove.dismiss();
+}
+
+std::optional<mountmap::SourceRecord> load_record(std::string_view state_dir,
+                                                  const std::string& id) {
+  long fd = open_directory(state_dir, id);
+  if (fd == -ENOENT) return std::nullopt;
+  UniqueFd directory(static_cast<int>(kernel::must(fd, "open the record of container", id)));
+  fd = kernel::call(SYS_openat, directory.get(), file_name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+  if (fd == -ENOENT) return std::nullopt;
+  UniqueFd file(static_cast<int>(kernel::must(fd, "open the record of container", id)));
+  std::string name = std::string(state_dir) + "/" + id + "/" + file_name;
+  oci::Document document(kernel::read_all(file.get(), name), name);
+  // Inode numbers of tmpfs and the like mean nothing after a boot.
+  if (document.root().string("boot_id") != boot_id()) return std::nullopt;
+  mountmap::SourceRecord sources;
+  document.root().at("mounts").each([&](const oci::Node& node) {
+    if (auto identity = node.find("identity"))
+      sources[node.string("key")] = mountmap::identity_from(*identity);
+  });
+  return sources;
+}
+
+void remove_record(std::string_view state_dir, const std::string& id) {
+  long fd = open_directory(state_dir, id);
+  if (fd == -ENOENT) return;
+  UniqueFd directory(static_cast<int>(kernel::must(fd, "open the record of container", id)));
+  // The file, and what a hook that was killed may have left beside it.
+  char buffer[4096];
+  for (;;) {
+    long size = kernel::must(kernel::call(SYS_getdents64, directory.get(), buffer, sizeof buffer),
+                             "list", id);
+    if (size == 0) break;
+    for (long at = 0; at < size;) {
+      auto entry = reinterpret_cast<const dirent64*>(buffer + at);
+      at += entry->d_reclen;
+      if (std::string_view(entry->d_name).starts_with(file_name))
+        kernel::call(SYS_unlinkat, directory.get(), entry->d_name, 0);
+    }
+  }
+  std::string path = std::string(state_dir) + "/" + id;
+  long result = kernel::call(SYS_unlinkat, AT_FDCWD, path.c_str(), AT_REMOVEDIR);
+  if (result != -ENOENT) kernel::must(result, "remove", path);
+}
+
+}  // namespace stasis::hook
