@@ -75,7 +75,7 @@ class Env:
         # CRIU through runc brings a read-only root back writable, cgroup mounts with the host's
         # groups in them, and the loopback down.
         self.deviations = ("/mounts", "/network") if options.criu else ()
-        self.asan, self.faults = options.asan, options.faults
+        self.asan, self.faults, self.peers = options.asan, options.faults, options.peers
         self.programs = pathlib.Path(options.programs)
         self.work = pathlib.Path(work)
         self.keep = options.keep
@@ -277,6 +277,7 @@ def main(argv):
     parser.add_argument("--criu", help="another engine for runc's --criu, to prove the scenarios on")
     parser.add_argument("--asan", help="a stasis built with sanitizers")
     parser.add_argument("--faults", help="a stasis built with fault injection")
+    parser.add_argument("--peers", help="directory that test/interop/get-criu filled")
     parser.add_argument("--programs", help="directory of the test programs")
     parser.add_argument("--keep", action="store_true", help="keep the bundles and images")
     parser.add_argument("scenarios", nargs="*", help="names, or none for all but the long ones")
@@ -286,7 +287,7 @@ def main(argv):
             print(name, label, seconds)
         return 0
     names = options.scenarios or [n for n, (_, label, _) in SCENARIOS.items() if label != "long"]
-    for name in ("stasis", "criu", "asan", "faults", "programs"):
+    for name in ("stasis", "criu", "asan", "faults", "peers", "programs"):
         if getattr(options, name):
             setattr(options, name, os.path.abspath(getattr(options, name)))
     codes = {run_scenario(name, options) for name in names}
