@@ -1,0 +1,77 @@
+#include "engine/mounts/fs_types.h"
+
+#include <array>
+
+namespace stasis::engine::mounts {
+
+namespace {
+
+struct FsType {
+  std::string_view name;
+  image::Fstype code;
+  bool mountable;
+};
+
+constexpr std::array fs_types{
+    FsType{"proc", image::PROC, true},
+    FsType{"sysfs", image::SYSFS, true},
+    FsType{"devtmpfs", image::DEVTMPFS, true},
+    FsType{"binfmt_misc", image::BINFMT_MISC, true},
+    FsType{"tmpfs", image::TMPFS, true},
+    FsType{"devpts", image::DEVPTS, true},
+    FsType{"simfs", image::SIMFS, false},
+    FsType{"pstore", image::PSTORE, true},
+    FsType{"securityfs", image::SECURITYFS, true},
+    FsType{"fusectl", image::FUSECTL, true},
+    FsType{"debugfs", image::DEBUGFS, true},
+    FsType{"tracefs", image::TRACEFS, true},
+    FsType{"cgroup", image::CGROUP, true},
+    FsType{"cgroup2", image::CGROUP2, true},
+    FsType{"aufs", image::AUFS, false},
+    FsType{"mqueue", image::MQUEUE, true},
+    FsType{"fuse", image::FUSE, false},
+    FsType{"overlay", image::OVERLAYFS, false},
+    FsType{"autofs", image::AUTOFS, false},
+};
+
+}  // namespace
+
+image::Fstype fstype_code(std::string_view name) {
+  name = name.substr(0, name.find('.'));
+  for (const auto& type : fs_types)
+    if (type.name == name) return type.code;
+  return image::UNSUPPORTED;
+}
+
+std::optional<std::string> mountable_type(const image::MntEntry& entry) {
+  for (const auto& type : fs_types) {
+    bool same = entry.fstype() == image::AUTO ? entry.fsname() == type.name
+                                              : entry.fstype() == static_cast<uint32_t>(type.code);
+    if (same && type.mountable) return std::string(type.name);
+  }
+  return std::nullopt;
+}
+
+std::vector<MountOption> split_options(std::string_view options) {
+  std::vector<MountOption> result;
+  for (size_t at = 0; at < options.size();) {
+    size_t end = at;
+    for (bool quoted = false; end < options.size() && (quoted || options[end] != ','); ++end)
+      if (options[end] == '"') quoted = !quoted;
+    auto word = options.substr(at, end - at);
+    at = end + 1;
+    if (word.empty()) continue;
+    auto equals = word.find('=');
+    MountOption option{std::string(word.substr(0, equals)), std::nullopt};
+    if (equals != std::string_view::npos) {
+      auto value = word.substr(equals + 1);
+      if (value.size() > 1 && value.front() == '"' && value.back() == '"')
+        value = value.substr(1, value.size() - 2);
+      option.value = std::string(value);
+    }
+    result.push_back(std::move(option));
+  }
+  return result;
+}
+
+}  // namespace stasis::engine::mounts

@@ -1,0 +1,242 @@
+#include "engine/mounts/tree.h"
+
+#include <algorithm>
+#include <map>
+#include <unordered_map>
+
+#include "base/error.h"
+#include "base/text.h"
+#include "engine/mounts/fs_types.h"
+
+namespace stasis::engine::mounts {
+
+namespace {
+
+constexpr size_t most_mounts = 20000;
+
+Error refusal(const image::MntEntry& entry, std::string cause) {
+  return Error("rebuild the mount", describe(entry)).because(std::move(cause));
+}
+
+// Absolute, normal, without anything that leads elsewhere.
+bool is_plain_path(const std::string& path) {
+  if (path == "/") return true;
+  if (path.empty() || path[0] != '/' || path.find('\0') != std::string::npos) return false;
+  for (auto part : text::split(std::string_view(path).substr(1), '/'))
+    if (part.empty() || part == "." || part == "..") return false;
+  return true;
+}
+
+class Planner {
+ public:
+  explicit Planner(const std::vector<image::MntEntry>& entries);
+  Tree finish();
+
+ private:
+  const image::MntEntry& entry(int i) const { return *tree_.nodes[i].entry; }
+  void link_parents();
+  void name_externals();
+  void choose_owners();
+  void choose_source(int i);
+  void visit(int i);
+  void group();
+
+  Tree tree_;
+  int root_ = -1;
+  std::vector<std::vector<int>> children_;
+  std::unordered_map<uint32_t, std::vector<int>> superblocks_;
+  std::unordered_map<uint32_t, int> owner_;  // superblock -> the node that creates it
+  std::vector<char> state_;
+};
+
+Planner::Planner(const std::vector<image::MntEntry>& entries) {
+  if (entries.size() > most_mounts)
+    throw Error("rebuild the mount tree", "")
+        .because("it has " + std::to_string(entries.size()) + " mounts, more than " +
+                 std::to_string(most_mounts));
+  tree_.nodes.resize(entries.size());
+  for (size_t i = 0; i < entries.size(); ++i) {
+    const auto& entry = entries[entries.size() - 1 - i];
+    if (!is_plain_path(entry.mountpoint()))
+      throw refusal(entry, "its mountpoint is no absolute path");
+    tree_.nodes[i].entry = &entry;
+    superblocks_[entry.root_dev()].push_back(static_cast<int>(i));
+  }
+}
+
+void Planner::link_parents() {
+  std::unordered_map<uint32_t, int> index;
+  int count = static_cast<int>(tree_.nodes.size());
+  for (int i = 0; i < count; ++i)
+    if (!index.emplace(entry(i).mnt_id(), i).second)
+      throw refusal(entry(i), "its id " + std::to_string(entry(i).mnt_id()) + " appears twice");
+  children_.resize(tree_.nodes.size());
+  for (int i = 0; i < count; ++i) {
+    auto parent = index.find(entry(i).parent_mnt_id());
+    if (parent == index.end() || parent->second == i) {
+      if (entry(i).mountpoint() != "/" || root_ >= 0)
+        throw refusal(entry(i), "the mount it stands on is not in the table")
+            .hint("If that one is skipped, this one must be skipped, too.");
+      root_ = i;
+      tree_.nodes[i].how = How::root;
+      continue;
+    }
+    tree_.nodes[i].parent = parent->second;
+    if (!is_beneath(entry(i).mountpoint(), entry(parent->second).mountpoint()))
+      throw refusal(entry(i), "it doesn't lie beneath the mount it stands on, " +
+                                  describe(entry(parent->second)));
+    for (int sibling : children_[parent->second])
+      if (entry(sibling).mountpoint() == entry(i).mountpoint())
+        throw refusal(entry(i), "two mounts stand at the same place of the same mount")
+            .hint("Unmount one of them inside the container.");
+    children_[parent->second].push_back(i);
+  }
+  if (root_ < 0) throw Error("rebuild the mount tree", "").because("no mount stands at /");
+}
+
+void Planner::name_externals() {
+  for (size_t i = 0; i < tree_.nodes.size(); ++i) {
+    auto& node = tree_.nodes[i];
+    if (node.how == How::root) continue;
+    // Early images have the key in place of the root.
+    if (node.entry->ext_mount()) node.key = node.entry->root();
+    if (node.entry->has_ext_key()) node.key = node.entry->ext_key();
+    if (!node.key.empty()) node.how = How::external;
+  }
+}
+
+// A superblock of the container's own is created where its root is mounted
+// for the first time.
+void Planner::choose_owners() {
+  for (size_t i = 0; i < tree_.nodes.size(); ++i) {
+    const auto& node = tree_.nodes[i];
+    if (node.how != How::fresh || node.entry->root() != "/" || !mountable_type(*node.entry))
+      continue;
+    bool shown_from_outside = false;
+    for (int other : superblocks_[node.entry->root_dev()]) {
+      const auto& same = tree_.nodes[other];
+      shown_from_outside |= (same.how == How::root || same.how == How::external) &&
+                            !same.entry->ext_mount() && same.entry->root() == "/";
+    }
+    if (!shown_from_outside) owner_.emplace(node.entry->root_dev(), static_cast<int>(i));
+  }
+}
+
+void Planner::choose_source(int i) {
+  auto& node = tree_.nodes[i];
+  if (node.how == How::root) return;
+  auto owner = owner_.find(node.entry->root_dev());
+  bool own = owner != owner_.end();
+  if (own && owner->second == i) return;
+  // A masked path is a bind of the container's own /dev/null, though runc asks
+  // for the host's: with its own, the tree comes back as it was.
+  bool masked = own && node.key == "/dev/null" && node.entry->root() == "/null";
+  if (node.how == How::external && !masked) return;
+  const std::string& root = node.entry->root();
+  if (!is_plain_path(root) || node.entry->deleted() || root.ends_with("//deleted"))
+    throw refusal(*node.entry, "it shows a file or directory that has been deleted (" + root + ")")
+        .hint("Unmount it in the container, or name it as external.");
+  int best = own ? owner->second : -1;
+  for (int other : superblocks_[node.entry->root_dev()]) {
+    const auto& same = tree_.nodes[other];
+    if (own || (same.how != How::root && same.how != How::external)) continue;
+    if (same.entry->ext_mount() || !is_beneath(root, same.entry->root())) continue;
+    if (best < 0 || same.how == How::root) best = other;
+  }
+  if (best < 0)
+    throw refusal(*node.entry, root == "/" ? "a file system of this type can't be mounted anew"
+                                           : "it shows a part of a file system (" + root +
+                                                 ") that the container has mounted nowhere else")
+        .hint("Name it as external: --external mnt[" + node.entry->mountpoint() +
+              "]:KEY, and at restore mnt[KEY]:SOURCE; or unmount it in the container.");
+  node.how = How::bind;
+  node.key.clear();
+  node.source = best;
+  node.subpath = relative_to(root, tree_.nodes[best].entry->root());
+}
+
+void Planner::visit(int i) {
+  if (state_[i] == 2) return;
+  if (state_[i] == 1) throw refusal(entry(i), "it would have to be there before itself");
+  state_[i] = 1;
+  const auto& node = tree_.nodes[i];
+  if (node.parent >= 0) {
+    visit(node.parent);
+    // What this mount will hide must be in place before.
+    for (int sibling : children_[node.parent])
+      if (sibling != i && is_beneath(entry(sibling).mountpoint(), entry(i).mountpoint()))
+        visit(sibling);
+  }
+  if (node.source >= 0) visit(node.source);
+  state_[i] = 2;
+  tree_.order.push_back(i);
+}
+
+void Planner::group() {
+  std::map<std::pair<uint32_t, uint32_t>, Group> groups;
+  for (size_t i = 0; i < tree_.nodes.size(); ++i) {
+    uint32_t shared = entry(static_cast<int>(i)).shared_id();
+    uint32_t master = entry(static_cast<int>(i)).master_id();
+    if (!shared && !master) continue;
+    auto& group = groups[{shared, master}];
+    group.shared = shared;
+    group.master = master;
+    group.members.push_back(static_cast<int>(i));
+  }
+  for (auto& [ids, group] : groups)
+    std::stable_sort(group.members.begin(), group.members.end(), [this](int a, int b) {
+      return entry(a).root().size() < entry(b).root().size();
+    });
+  // Masters first; a master outside of the container counts as there already.
+  auto is_waiting = [&groups](uint32_t id) {
+    return std::any_of(groups.begin(), groups.end(),
+                       [id](const auto& g) { return g.second.shared == id; });
+  };
+  while (!groups.empty()) {
+    size_t before = groups.size();
+    for (auto it = groups.begin(); it != groups.end();) {
+      if (it->second.master && is_waiting(it->second.master)) {
+        ++it;
+        continue;
+      }
+      tree_.groups.push_back(std::move(it->second));
+      it = groups.erase(it);
+    }
+    if (groups.size() == before)
+      throw refusal(entry(groups.begin()->second.members[0]),
+                    "its peer group is a slave of itself");
+  }
+}
+
+Tree Planner::finish() {
+  link_parents();
+  name_externals();
+  choose_owners();
+  for (size_t i = 0; i < tree_.nodes.size(); ++i) choose_source(static_cast<int>(i));
+  state_.assign(tree_.nodes.size(), 0);
+  for (size_t i = 0; i < tree_.nodes.size(); ++i) visit(static_cast<int>(i));
+  group();
+  return std::move(tree_);
+}
+
+}  // namespace
+
+bool is_beneath(const std::string& path, const std::string& base) {
+  if (base == "/") return path.starts_with('/');
+  return path.starts_with(base) && (path.size() == base.size() || path[base.size()] == '/');
+}
+
+std::string relative_to(const std::string& path, const std::string& base) {
+  size_t start = base == "/" ? 1 : std::min(base.size() + 1, path.size());
+  return path.substr(std::min(start, path.size()));
+}
+
+std::string describe(const image::MntEntry& entry) {
+  auto type = entry.fsname().empty() ? mountable_type(entry).value_or("") : entry.fsname();
+  if (type.empty()) type = entry.source().empty() ? "type unknown" : "from " + entry.source();
+  return entry.mountpoint() + " (" + type + ")";
+}
+
+Tree plan_tree(const std::vector<image::MntEntry>& entries) { return Planner(entries).finish(); }
+
+}  // namespace stasis::engine::mounts

@@ -1,0 +1,53 @@
+// How a mount tree is built up again from its entries: where each mount's
+// file system comes from and in which order they are attached. Made before a
+// dump (so that nothing is written that could not be read) and for a restore.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "mnt.pb.h"
+
+namespace stasis::engine::mounts {
+
+enum class How {
+  root,      // the directory that becomes the container's /
+  external,  // a source on the host, named by the entry's key
+  fresh,     // a superblock of its own
+  bind,      // another mount's superblock, shown once more
+};
+
+struct Node {
+  const image::MntEntry* entry = nullptr;
+  std::string key;  // of an external mount
+  int parent = -1;  // index of a node; -1 for the root
+  How how = How::fresh;
+  int source = -1;      // bind: the node whose superblock it shows ...
+  std::string subpath;  // ... and its root, relative to that node's; "" is the same
+};
+
+// Mounts that exchange mounts with each other: one peer group, or the slaves of
+// one master that are no peers of anybody.
+struct Group {
+  uint32_t shared = 0, master = 0;
+  std::vector<int> members;  // the one with the widest root first
+};
+
+struct Tree {
+  std::vector<Node> nodes;    // in mountinfo's order
+  std::vector<int> order;     // of attaching: parents, sources and what gets covered first
+  std::vector<Group> groups;  // masters before their slaves
+};
+
+// `entries` as in the image: the last mount of mountinfo first. They must
+// outlive the tree. Throws Error naming the mount.
+Tree plan_tree(const std::vector<image::MntEntry>& entries);
+
+// "/dev/shm (tmpfs)" for messages.
+std::string describe(const image::MntEntry& entry);
+
+// `path` relative to `base` ("" when equal), where it is `base` or beneath it.
+bool is_beneath(const std::string& path, const std::string& base);
+std::string relative_to(const std::string& path, const std::string& base);
+
+}  // namespace stasis::engine::mounts
