@@ -10,11 +10,9 @@ namespace stasis::engine::files {
 namespace {
 
 // The first that claims a descriptor has it.
-constexpr std::array<const FileKind*, 4> kinds = {
-    &pipe_kind,
-    &eventfd_kind,
-    &fifo_kind,
-    &regular_kind,
+constexpr std::array<const FileKind*, 7> kinds = {
+    &pipe_kind,  &eventfd_kind, &timerfd_kind, &signalfd_kind,
+    &epoll_kind, &fifo_kind,    &regular_kind,
 };
 
 }  // namespace

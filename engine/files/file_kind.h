@@ -47,7 +47,8 @@ const FileKind* kind_of(image::FdTypes type);  // null: can't be made again
 // What stands in the way of dumping this descriptor.
 std::optional<Objection> objection_to(const Probe& probe, const Surroundings& around);
 
-extern const FileKind regular_kind, pipe_kind, fifo_kind, eventfd_kind;
+extern const FileKind regular_kind, pipe_kind, fifo_kind, eventfd_kind, timerfd_kind, signalfd_kind,
+    epoll_kind;
 
 }  // namespace files
 }  // namespace stasis::engine

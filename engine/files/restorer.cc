@@ -4,6 +4,7 @@
 #include <fmt/core.h>
 #include <sys/syscall.h>
 
+#include "engine/files/epoll.h"
 #include "engine/files/file_kind.h"
 #include "engine/files/owner.h"
 #include "engine/files/regular.h"
@@ -73,7 +74,9 @@ std::vector<Restorer::Slot> Restorer::descriptors(const image::TaskImage& task) 
   return slots;
 }
 
-std::vector<Restorer::Watch> Restorer::watches(const image::TaskImage&) { return {}; }
+std::vector<Restorer::Watch> Restorer::watches(const image::TaskImage& task) const {
+  return epoll_watches(*this, task);
+}
 
 void Restorer::restore_owner(int fd, const image::FownEntry& owner) {
   if (owner.signum() != 0)

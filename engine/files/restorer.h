@@ -5,7 +5,6 @@
 #include <sys/types.h>
 
 #include <map>
-#include <set>
 #include <string>
 #include <vector>
 
@@ -55,14 +54,14 @@ class Restorer {
   std::vector<Slot> descriptors(const image::TaskImage& task);
 
   // What the task itself must do once its descriptors are in place:
-  // epoll_ctl(epoll, EPOLL_CTL_ADD, fd, {events, data}). Each watch is handed out once.
+  // epoll_ctl(epoll, EPOLL_CTL_ADD, fd, {events, data}). `task` is one of the image's.
   struct Watch {
     int epoll;
     int fd;
     uint32_t events;
     uint64_t data;
   };
-  std::vector<Watch> watches(const image::TaskImage& task);
+  std::vector<Watch> watches(const image::TaskImage& task) const;
 
   // Restores who gets SIGIO of which file, when all tasks exist: pid in the
   // container's root pid namespace -> pid in ours.
@@ -97,7 +96,6 @@ class Restorer {
   std::map<uint32_t, PipeEnds> pipes_;
   std::map<uint32_t, UniqueFd> fifos_;
   std::map<std::pair<image::RemapType, uint32_t>, UniqueFd> nameless_;
-  std::set<uint32_t> watched_;
   std::vector<std::pair<int, image::FownEntry>> owners_;
 };
 

@@ -19,9 +19,6 @@ struct Name {
 };
 
 constexpr Name anonymous[] = {
-    {"[eventpoll]", "an epoll"},
-    {"[timerfd]", "a timer descriptor"},
-    {"[signalfd]", "a signal descriptor"},
     {"[io_uring]", "an io_uring"},
     {"inotify", "an inotify instance"},
     {"[fanotify]", "a fanotify instance"},
