@@ -1,0 +1,184 @@
+#include "engine/namespaces/ipc.h"
+
+#include <dirent.h>
+#include <fmt/core.h>
+#include <google/protobuf/descriptor.h>
+#include <linux/mount.h>
+#include <sys/ipc.h>
+#include <sys/msg.h>
+#include <sys/sem.h>
+#include <sys/shm.h>
+#include <sys/syscall.h>
+
+#include <cstddef>
+
+#include "base/text.h"
+#include "kernel/fs.h"
+
+namespace stasis::engine::ipc {
+namespace {
+
+using google::protobuf::FieldDescriptor;
+
+const std::string sysctls = "/proc/sys/";
+
+// A file of one number and the field of IpcVarEntry that keeps it.
+struct Sysctl {
+  const char* path;
+  const char* field;
+  bool queue = false;  // absent without CONFIG_POSIX_MQUEUE
+};
+constexpr Sysctl single_values[] = {
+    {"kernel/msgmax", "msg_ctlmax"},
+    {"kernel/msgmnb", "msg_ctlmnb"},
+    {"kernel/msgmni", "msg_ctlmni"},
+    {"kernel/auto_msgmni", "auto_msgmni"},
+    {"kernel/shmmax", "shm_ctlmax"},
+    {"kernel/shmall", "shm_ctlall"},
+    {"kernel/shmmni", "shm_ctlmni"},
+    {"kernel/shm_rmid_forced", "shm_rmid_forced"},
+    {"fs/mqueue/queues_max", "mq_queues_max", true},
+    {"fs/mqueue/msg_max", "mq_msg_max", true},
+    {"fs/mqueue/msgsize_max", "mq_msgsize_max", true},
+    {"fs/mqueue/msg_default", "mq_msg_default", true},
+    {"fs/mqueue/msgsize_default", "mq_msgsize_default", true},
+};
+
+const FieldDescriptor& field_of(const Sysctl& sysctl) {
+  return *image::IpcVarEntry::descriptor()->FindFieldByName(sysctl.field);
+}
+
+uint64_t get(const image::IpcVarEntry& entry, const Sysctl& sysctl) {
+  const FieldDescriptor& field = field_of(sysctl);
+  return field.cpp_type() == FieldDescriptor::CPPTYPE_UINT64
+             ? entry.GetReflection()->GetUInt64(entry, &field)
+             : entry.GetReflection()->GetUInt32(entry, &field);
+}
+
+void set(image::IpcVarEntry& entry, const Sysctl& sysctl, uint64_t value) {
+  const FieldDescriptor& field = field_of(sysctl);
+  if (field.cpp_type() == FieldDescriptor::CPPTYPE_UINT64)
+    entry.GetReflection()->SetUInt64(&entry, &field, value);
+  else
+    entry.GetReflection()->SetUInt32(&entry, &field, static_cast<uint32_t>(value));
+}
+
+bool exists(const std::string& path) {
+  return kernel::call(SYS_faccessat, AT_FDCWD, path.c_str(), F_OK) == 0;
+}
+
+std::vector<uint64_t> read_numbers(const std::string& path) {
+  std::vector<uint64_t> numbers;
+  std::string text = kernel::read_file(path);
+  for (std::string_view word : text::words(text)) {
+    auto number = text::to_int<uint64_t>(word);
+    if (!number) throw Error("read", path).because("unexpected value \"" + text + "\"");
+    numbers.push_back(*number);
+  }
+  return numbers;
+}
+
+uint64_t read_number(const std::string& path) {
+  auto numbers = read_numbers(path);
+  if (numbers.size() != 1) throw Error("read", path).because("one number was expected");
+  return numbers.front();
+}
+
+// The ids that the next objects shall get; -1, "no wish", can't be written.
+template <typename Keep>
+void read_next_id(const char* name, Keep keep) {
+  std::string path = sysctls + name;
+  if (!exists(path)) return;  // without CONFIG_CHECKPOINT_RESTORE
+  std::string text = kernel::read_file(path);
+  if (auto id = text::to_int<int32_t>(text::trim(text)); id && *id >= 0)
+    keep(static_cast<uint32_t>(*id));
+}
+
+bool has_queues() { return exists(sysctls + "fs/mqueue"); }
+
+// A mount of the namespace's queues that nobody else sees.
+std::vector<std::string> queue_names() {
+  std::vector<std::string> names;
+  long context = kernel::call(SYS_fsopen, "mqueue", FSOPEN_CLOEXEC);
+  if (context == -ENODEV) return names;
+  UniqueFd config(static_cast<int>(kernel::must(context, "look at", "POSIX message queues")));
+  kernel::must(kernel::call(SYS_fsconfig, config.get(), FSCONFIG_CMD_CREATE, nullptr, nullptr, 0),
+               "look at", "POSIX message queues");
+  UniqueFd root(
+      static_cast<int>(kernel::must(kernel::call(SYS_fsmount, config.get(), FSMOUNT_CLOEXEC, 0),
+                                    "look at", "POSIX message queues")));
+  UniqueFd listing = kernel::open_at(root.get(), ".", O_RDONLY | O_DIRECTORY);
+  alignas(dirent64) char buffer[4096];
+  for (long size;
+       (size = kernel::must(kernel::call(SYS_getdents64, listing.get(), buffer, sizeof buffer),
+                            "list", "POSIX message queues")) > 0;) {
+    for (long at = 0; at < size;) {
+      const auto* entry = reinterpret_cast<const dirent64*>(buffer + at);
+      if (entry->d_name[0] != '.') names.emplace_back(entry->d_name);
+      at += entry->d_reclen;
+    }
+  }
+  return names;
+}
+
+void add_count(std::vector<std::string>& all, long count, std::string_view what) {
+  if (count > 0) all.push_back(fmt::format("{} SysV {}{}", count, what, count == 1 ? "" : "s"));
+}
+
+}  // namespace
+
+image::IpcVarEntry read() {
+  image::IpcVarEntry entry;
+  for (uint64_t value : read_numbers(sysctls + "kernel/sem"))
+    entry.add_sem_ctls(static_cast<uint32_t>(value));
+  const bool queues = has_queues();
+  for (const Sysctl& sysctl : single_values)
+    set(entry, sysctl, sysctl.queue && !queues ? 0 : read_number(sysctls + sysctl.path));
+  read_next_id("kernel/msg_next_id", [&](uint32_t id) { entry.set_msg_next_id(id); });
+  read_next_id("kernel/sem_next_id", [&](uint32_t id) { entry.set_sem_next_id(id); });
+  read_next_id("kernel/shm_next_id", [&](uint32_t id) { entry.set_shm_next_id(id); });
+  return entry;
+}
+
+std::vector<std::string> objects() {
+  std::vector<std::string> found;
+  shm_info segments{};
+  kernel::must(kernel::call(SYS_shmctl, 0, SHM_INFO, &segments), "count", "SysV shared memory");
+  add_count(found, segments.used_ids, "shared memory segment");
+  seminfo semaphores{};
+  kernel::must(kernel::call(SYS_semctl, 0, 0, SEM_INFO, &semaphores), "count", "SysV semaphores");
+  add_count(found, semaphores.semusz, "semaphore set");
+  msginfo queues{};
+  kernel::must(kernel::call(SYS_msgctl, 0, MSG_INFO, &queues), "count", "SysV message queues");
+  add_count(found, queues.msgpool, "message queue");
+  for (const std::string& name : queue_names()) found.push_back("POSIX message queue /" + name);
+  return found;
+}
+
+void restore(const image::IpcVarEntry& vars) {
+  std::string wanted;
+  std::vector<uint64_t> values;
+  for (uint32_t value : vars.sem_ctls()) {
+    values.push_back(value);
+    wanted += (wanted.empty() ? "" : " ") + std::to_string(value);
+  }
+  if (!values.empty() && values != read_numbers(sysctls + "kernel/sem"))
+    kernel::write_file(sysctls + "kernel/sem", wanted);
+
+  const bool queues = has_queues();
+  for (const Sysctl& sysctl : single_values) {
+    std::string path = sysctls + sysctl.path;
+    uint64_t value = get(vars, sysctl);
+    // Zero queue limits come from a kernel without queues.
+    if (sysctl.queue && (!queues || value == 0)) continue;
+    if (value != read_number(path)) kernel::write_file(path, std::to_string(value));
+  }
+  auto next_id = [](const char* name, bool is_set, uint32_t id) {
+    if (is_set) kernel::write_file(sysctls + name, std::to_string(id));
+  };
+  next_id("kernel/msg_next_id", vars.has_msg_next_id(), vars.msg_next_id());
+  next_id("kernel/sem_next_id", vars.has_sem_next_id(), vars.sem_next_id());
+  next_id("kernel/shm_next_id", vars.has_shm_next_id(), vars.shm_next_id());
+}
+
+}  // namespace stasis::engine::ipc

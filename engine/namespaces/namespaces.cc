@@ -1,0 +1,186 @@
+#include "engine/namespaces/namespaces.h"
+
+#include <fmt/core.h>
+#include <sched.h>
+#include <sys/syscall.h>
+
+#include <exception>
+#include <thread>
+
+#include "base/text.h"
+#include "engine/namespaces/ipc.h"
+#include "engine/namespaces/net.h"
+#include "engine/namespaces/timens.h"
+#include "engine/namespaces/uts.h"
+#include "kernel/fs.h"
+#include "kernel/proc_status.h"
+
+#ifndef CLONE_NEWTIME
+#define CLONE_NEWTIME 0x00000080
+#endif
+
+namespace stasis::engine::namespaces {
+namespace {
+
+// What is read from inside; the rest is seen from outside.
+constexpr uint64_t inside = CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWNET;
+
+std::string stem(const char* name, uint32_t id) { return fmt::format("{}-{}", name, id); }
+
+// The key of a namespace that the container has, but that somebody else made.
+const std::string* external_key(const DumpPlan& plan, const NsIds& ids, uint64_t flag) {
+  if (!ids.own(flag)) return nullptr;
+  auto found = plan.external_namespaces.find(ids.inode(flag));
+  return found == plan.external_namespaces.end() ? nullptr : &found->second;
+}
+
+std::vector<std::string> other_links(pid_t pid) {
+  auto links = net::parse_devices(kernel::read_file(fmt::format("/proc/{}/net/dev", pid)));
+  std::erase(links, "lo");
+  return links;
+}
+
+// What no look inside is needed for.
+std::vector<Finding> from_outside(const DumpPlan& plan, const NsIds& ids) {
+  std::vector<Finding> findings;
+  if (ids.own(CLONE_NEWUSER))
+    findings.push_back({"the container", "has a user namespace of its own",
+                        "containers without user namespaces can be checkpointed"});
+  if (ids.own(CLONE_NEWPID) && !external_key(plan, ids, CLONE_NEWPID)) {
+    auto status =
+        kernel::parse_status(kernel::read_file(fmt::format("/proc/{}/status", plan.root)));
+    if (status.ns_pid.empty() || status.ns_pid.back() != 1)
+      findings.push_back({fmt::format("process {}", plan.root),
+                          "isn't the init of its pid namespace",
+                          "checkpoint from the namespace's PID 1 on, or declare it external"});
+  }
+  if (ids.own(CLONE_NEWNET) && !plan.empty_netns && !external_key(plan, ids, CLONE_NEWNET))
+    for (const std::string& link : other_links(plan.root))
+      findings.push_back({"network interface " + link, "would have to be made again",
+                          "leave the network to the runtime (as runc does), or declare the "
+                          "network namespace external"});
+  return findings;
+}
+
+}  // namespace
+
+void in_namespaces(int pidfd, uint64_t flags, const std::function<void()>& action) {
+  std::exception_ptr failure;
+  std::thread([&] {
+    try {
+      if (flags != 0)
+        kernel::must(kernel::call(SYS_setns, pidfd, flags), "enter", "the container's namespaces");
+      action();
+    } catch (...) {
+      failure = std::current_exception();
+    }
+  }).join();
+  if (failure) std::rethrow_exception(failure);
+}
+
+std::vector<Finding> obstacles(const DumpPlan& plan, const std::vector<pid_t>& pids) {
+  const NsIds ids(plan.root);
+  std::vector<Finding> findings = from_outside(plan, ids);
+  for (pid_t pid : pids) {
+    try {
+      image::TaskKobjIdsEntry ignored;
+      ids.fill(pid, ignored);
+    } catch (const Error& error) {
+      if (error.code() == ENOENT || error.code() == ESRCH) continue;  // ended meanwhile
+      findings.push_back({error.subject(), error.cause(), error.remedy()});
+    }
+  }
+  if (ids.own(CLONE_NEWIPC)) {
+    UniqueFd pidfd = kernel::pidfd_open(plan.root);
+    in_namespaces(pidfd.get(), CLONE_NEWIPC, [&] {
+      for (const std::string& object : ipc::objects())
+        findings.push_back({"the container's ipc namespace", "holds " + object,
+                            "they can be removed with ipcrm, POSIX queues with mq_unlink()"});
+    });
+  }
+  return findings;
+}
+
+void dump(const DumpPlan& plan, const NsIds& ids, int root_pidfd, image::ImageWriter& writer,
+          Log& log) {
+  // Looked at before, but without the tasks standing still.
+  for (const Finding& finding : from_outside(plan, ids))
+    throw Error("dump", finding.subject).because(finding.what).hint(finding.remedy);
+  // With a time namespace shared with the engine the clocks still matter: they
+  // go on where they stood on another boot. CRIU keeps them under id 0.
+  const uint32_t time_id = ids.own(CLONE_NEWTIME) ? ids.id(CLONE_NEWTIME) : 0;
+  writer.append(stem("timens", time_id), timens::read(plan.root));
+
+  if (const std::string* key = external_key(plan, ids, CLONE_NEWPID)) {
+    image::PidnsEntry entry;
+    entry.set_ext_key(*key);
+    writer.append(stem("pidns", ids.id(CLONE_NEWPID)), entry);
+  }
+  const uint32_t net_id = ids.id(CLONE_NEWNET);
+  uint64_t enter = ids.own() & inside;
+  if (const std::string* key = external_key(plan, ids, CLONE_NEWNET)) {
+    image::NetnsEntry entry;
+    entry.set_ext_key(*key);
+    writer.append(stem("netns", net_id), entry);
+    enter &= ~uint64_t{CLONE_NEWNET};
+  }
+  if (enter == 0) return;
+  in_namespaces(root_pidfd, enter, [&] {
+    if (enter & CLONE_NEWUTS) writer.append(stem("utsns", ids.id(CLONE_NEWUTS)), uts::read());
+    if (enter & CLONE_NEWIPC) {
+      if (auto objects = ipc::objects(); !objects.empty())
+        throw Error("dump", "the ipc namespace").because("it holds " + objects.front());
+      writer.append(stem("ipcns-var", ids.id(CLONE_NEWIPC)), ipc::read());
+    }
+    if (enter & CLONE_NEWNET) {
+      writer.append(stem("netdev", net_id), net::read_loopback());
+      writer.append(stem("netns", net_id), net::read_settings());
+    }
+  });
+  log.debug("Namespaces written down: {:#x}", ids.own());
+}
+
+Layout layout(const image::Checkpoint& checkpoint, const RestorePlan& plan) {
+  Layout layout;
+  layout.clone_flags =
+      checkpoint.namespaces() & ~uint64_t{CLONE_NEWTIME | CLONE_NEWCGROUP | CLONE_NEWUSER};
+  if (checkpoint.namespaces() & CLONE_NEWUSER)
+    throw Error("restore", "a user namespace").because("containers with one aren't supported yet");
+  auto join = [&](uint64_t flag, const std::string& key, const char* kind) {
+    auto fd = plan.inherited_fds.find(key);
+    if (fd == plan.inherited_fds.end())
+      throw Error("restore", fmt::format("the {} namespace", kind))
+          .because(fmt::format("it is external, and no descriptor came for \"{}\"", key))
+          .hint("hand it over as inherit_fd, as runc does for a namespace with a path");
+    layout.joins.push_back({fd->second, flag});
+    layout.clone_flags &= ~flag;
+  };
+  if (checkpoint.netns && checkpoint.netns->has_ext_key())
+    join(CLONE_NEWNET, checkpoint.netns->ext_key(), "network");
+  if (checkpoint.pidns && checkpoint.pidns->has_ext_key())
+    join(CLONE_NEWPID, checkpoint.pidns->ext_key(), "pid");
+  return layout;
+}
+
+void restore(const image::Checkpoint& checkpoint, const RestorePlan& plan) {
+  const uint64_t made = layout(checkpoint, plan).clone_flags;
+  if ((made & CLONE_NEWUTS) && checkpoint.uts) uts::restore(*checkpoint.uts);
+  if ((made & CLONE_NEWIPC) && checkpoint.ipc) ipc::restore(*checkpoint.ipc);
+  if ((made & CLONE_NEWNET) == 0) return;
+  bool found = false;
+  for (const image::NetDeviceEntry& device : checkpoint.netdevs) {
+    if (device.type() != image::LOOPBACK) {
+      if (plan.empty_netns) continue;
+      throw Error("restore", "network interface " + device.name())
+          .because("only loopback is restored; other links are the runtime's");
+    }
+    net::restore_loopback(device);
+    found = true;
+  }
+  // CRIU writes no devices when the runtime cares for them; the runtime doesn't
+  // care for loopback at a restore, and had brought it up at the start.
+  if (!found) net::bring_loopback_up();
+  if (checkpoint.netns) net::restore_settings(*checkpoint.netns);
+}
+
+}  // namespace stasis::engine::namespaces

@@ -1,0 +1,121 @@
+#include "engine/namespaces/net.h"
+
+#include <fmt/core.h>
+#include <net/if.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+
+#include <cstring>
+
+#include "base/text.h"
+#include "kernel/fs.h"
+
+namespace stasis::engine::net {
+namespace {
+
+constexpr char loopback[] = "lo";
+const std::string ping_groups = "/proc/sys/net/ipv4/ping_group_range";
+const std::string datagram_queue = "/proc/sys/net/unix/max_dgram_qlen";
+
+UniqueFd interface_socket() {
+  long fd = kernel::call(SYS_socket, AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+  return UniqueFd(static_cast<int>(kernel::must(fd, "open", "a socket")));
+}
+
+ifreq request() {
+  ifreq r{};
+  memcpy(r.ifr_name, loopback, sizeof loopback);
+  return r;
+}
+
+void ask(int socket, unsigned long what, ifreq& r, const char* operation) {
+  kernel::must(kernel::call(SYS_ioctl, socket, what, &r), operation, "network interface lo");
+}
+
+bool exists(const std::string& path) {
+  return kernel::call(SYS_faccessat, AT_FDCWD, path.c_str(), F_OK) == 0;
+}
+
+}  // namespace
+
+std::vector<std::string> parse_devices(std::string_view text) {
+  std::vector<std::string> names;
+  for (int line = 0; !text.empty(); ++line) {
+    std::string_view name = text::next(text, '\n');
+    if (line < 2) continue;          // the heading
+    size_t colon = name.rfind(':');  // a name may hold one itself
+    if (colon == std::string_view::npos)
+      throw Error("read", "/proc/PID/net/dev")
+          .because("unexpected line \"" + std::string(name) + '"');
+    names.emplace_back(text::trim(name.substr(0, colon)));
+  }
+  return names;
+}
+
+image::NetDeviceEntry read_loopback() {
+  UniqueFd socket = interface_socket();
+  image::NetDeviceEntry device;
+  device.set_type(image::LOOPBACK);
+  device.set_name(loopback);
+  ifreq r = request();
+  ask(socket.get(), SIOCGIFINDEX, r, "look at");
+  device.set_ifindex(static_cast<uint32_t>(r.ifr_ifindex));
+  ask(socket.get(), SIOCGIFMTU, r, "look at");
+  device.set_mtu(static_cast<uint32_t>(r.ifr_mtu));
+  ask(socket.get(), SIOCGIFFLAGS, r, "look at");
+  device.set_flags(static_cast<uint16_t>(r.ifr_flags));
+  return device;
+}
+
+void restore_loopback(const image::NetDeviceEntry& device) {
+  UniqueFd socket = interface_socket();
+  ifreq r = request();
+  ask(socket.get(), SIOCGIFMTU, r, "look at");
+  if (static_cast<uint32_t>(r.ifr_mtu) != device.mtu()) {
+    r.ifr_mtu = static_cast<int>(device.mtu());
+    ask(socket.get(), SIOCSIFMTU, r, "set the MTU of");
+  }
+  ask(socket.get(), SIOCGIFFLAGS, r, "look at");
+  const bool up = (device.flags() & IFF_UP) != 0;
+  if (up == ((r.ifr_flags & IFF_UP) != 0)) return;
+  r.ifr_flags = static_cast<short>(up ? r.ifr_flags | IFF_UP : r.ifr_flags & ~IFF_UP);
+  ask(socket.get(), SIOCSIFFLAGS, r, up ? "bring up" : "take down");
+}
+
+void bring_loopback_up() {
+  image::NetDeviceEntry device = read_loopback();
+  device.set_flags(device.flags() | IFF_UP);
+  restore_loopback(device);
+}
+
+image::NetnsEntry read_settings() {
+  image::NetnsEntry settings;
+  if (exists(ping_groups)) {
+    image::SysctlEntry* range = settings.add_ipv4_sysctl();
+    range->set_type(image::CTL_STR);
+    range->set_sarg(std::string(text::trim(kernel::read_file(ping_groups))));
+  }
+  if (exists(datagram_queue)) {
+    std::string text = kernel::read_file(datagram_queue);
+    auto length = text::to_int<int32_t>(text::trim(text));
+    if (!length) throw Error("read", datagram_queue).because("unexpected value \"" + text + '"');
+    image::SysctlEntry* queue = settings.add_unix_conf();
+    queue->set_type(image::CTL_32);
+    queue->set_iarg(*length);
+  }
+  return settings;
+}
+
+void restore_settings(const image::NetnsEntry& settings) {
+  auto write = [](const std::string& path, const std::string& value) {
+    if (exists(path) && text::words(kernel::read_file(path)) != text::words(value))
+      kernel::write_file(path, value);
+  };
+  if (settings.ipv4_sysctl_size() == 1 && settings.ipv4_sysctl(0).has_sarg())
+    write(ping_groups, settings.ipv4_sysctl(0).sarg());
+  if (settings.unix_conf_size() == 1 && settings.unix_conf(0).has_iarg())
+    write(datagram_queue, std::to_string(settings.unix_conf(0).iarg()));
+}
+
+}  // namespace stasis::engine::net
