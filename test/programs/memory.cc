@@ -61,28 +61,28 @@ int scratch_file(const char* path, size_t bytes, uint64_t seed) {
 }  // namespace
 
 int main() {
-  constexpr size_t kMiB = 1 << 20;
-  map("private", 8 * kMiB, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS);
-  map("private, unreadable", kMiB, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS);
-  map("private, read-only", kMiB, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS);
-  map("shared", 4 * kMiB, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS);
+  constexpr size_t mib = 1 << 20;
+  map("private", 8 * mib, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS);
+  map("private, unreadable", mib, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS);
+  map("private, read-only", mib, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS);
+  map("shared", 4 * mib, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS);
 
-  int file = scratch_file("/data/mapped", kMiB, 7);
-  map("shared file", kMiB / 2, PROT_READ | PROT_WRITE, MAP_SHARED, file);
-  map("private file, written", kMiB / 4, PROT_READ | PROT_WRITE, MAP_PRIVATE, file, kMiB / 2);
-  void* clean = mmap(nullptr, kMiB / 4, PROT_READ, MAP_PRIVATE, file, 3 * kMiB / 4);
+  int file = scratch_file("/data/mapped", mib, 7);
+  map("shared file", mib / 2, PROT_READ | PROT_WRITE, MAP_SHARED, file);
+  map("private file, written", mib / 4, PROT_READ | PROT_WRITE, MAP_PRIVATE, file, mib / 2);
+  void* clean = mmap(nullptr, mib / 4, PROT_READ, MAP_PRIVATE, file, 3 * mib / 4);
   need(clean != MAP_FAILED, "private file, clean");
   auto* half = static_cast<char*>(
-      mmap(nullptr, kMiB, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
-  for (size_t page = 0; page < kMiB; page += 8192) half[page] = 'x';  // every other page touched
-  munmap(half + kMiB / 2, 4096);                                      // and a hole
-  char* grows = static_cast<char*>(mmap(nullptr, 64 * 4096, PROT_READ | PROT_WRITE,
+      mmap(nullptr, mib, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  for (size_t page = 0; page < mib; page += 8192) half[page] = 'x';  // every other page touched
+  munmap(half + mib / 2, 4096);                                      // and a hole
+  char* grows = static_cast<char*>(mmap(nullptr, 262144, PROT_READ | PROT_WRITE,
                                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_GROWSDOWN, -1, 0));
   need(grows != MAP_FAILED, "growsdown");
   fill(grows, 4096, 9);
 
-  std::vector<uint64_t> heap(kMiB / 8);
-  fill(heap.data(), kMiB, 5);
+  std::vector<uint64_t> heap(mib / 8);
+  fill(heap.data(), mib, 5);
   uint64_t stack[8192];
   fill(stack, sizeof stack, 6);
 
@@ -95,20 +95,20 @@ int main() {
     for (;; shared->child_ticks++) {
       Verdict mine;
       verify_regions(mine, false);
-      if (check(heap.data(), kMiB, 5) >= 0 || !mine.ok()) shared->child_damaged = true;
+      if (check(heap.data(), mib, 5) >= 0 || !mine.ok()) shared->child_damaged = true;
       sleep_us(5000);
     }
   }
   serve([&](Verdict& verdict) {
     verify_regions(verdict, true);
-    verdict.expect(check(heap.data(), kMiB, 5) < 0, "heap");
+    verdict.expect(check(heap.data(), mib, 5) < 0, "heap");
     verdict.expect(check(stack, sizeof stack, 6) < 0, "stack");
     verdict.expect(check(grows, 4096, 9) < 0, "growing mapping");
     auto* words = static_cast<uint64_t*>(clean);
-    for (size_t i = 0; i < kMiB / 4 / 8; i++)
-      verdict.expect(words[i] == pattern(7, 3 * kMiB / 4 / 8 + i), "clean file mapping");
-    for (size_t page = 0; page < kMiB; page += 4096) {
-      if (page == kMiB / 2) continue;
+    for (size_t i = 0; i < mib / 4 / 8; i++)
+      verdict.expect(words[i] == pattern(7, 3 * mib / 4 / 8 + i), "clean file mapping");
+    for (size_t page = 0; page < mib; page += 4096) {
+      if (page == mib / 2) continue;
       verdict.expect(half[page] == (page % 8192 ? 0 : 'x'), "half-touched memory at %zu", page);
     }
     verdict.expect(!shared->child_damaged, "the child found its memory damaged");

@@ -13,17 +13,17 @@ using namespace program;
 
 namespace {
 
-constexpr int kThreads = 8;
+constexpr int thread_count = 8;
 thread_local uint64_t own = 0;
 thread_local char own_block[5000];
 
 struct State {
   std::atomic<uint64_t> count{0};
-  std::atomic<bool> damaged{false};
   const char* what = "";
   pid_t tid = 0;
+  std::atomic<bool> damaged{false};
 };
-State states[kThreads];
+State states[thread_count];
 pthread_mutex_t turn_lock = PTHREAD_MUTEX_INITIALIZER;
 pthread_cond_t turn_changed = PTHREAD_COND_INITIALIZER;
 int turn = 0;
@@ -86,7 +86,7 @@ void count(int index) {
     if (syscall(SYS_gettid) != state.tid) damage(state, "thread id");
     pthread_mutex_lock(&turn_lock);
     while (turn != index) pthread_cond_wait(&turn_changed, &turn_lock);
-    turn = (turn + 1) % kThreads;
+    turn = (turn + 1) % thread_count;
     pthread_cond_broadcast(&turn_changed);
     pthread_mutex_unlock(&turn_lock);
     sleep_us(500);
@@ -97,18 +97,19 @@ void count(int index) {
 
 int main() {
   std::vector<std::thread> threads;
-  for (int i = 0; i < kThreads; i++) threads.emplace_back(count, i);
+  threads.reserve(thread_count);
+  for (int i = 0; i < thread_count; i++) threads.emplace_back(count, i);
   pthread_setname_np(threads[2].native_handle(), "third-one");
   serve([&](Verdict& verdict) {
-    uint64_t before[kThreads];
-    for (int i = 0; i < kThreads; i++) before[i] = states[i].count;
+    uint64_t before[thread_count];
+    for (int i = 0; i < thread_count; i++) before[i] = states[i].count;
     for (int wait = 0; wait < 2000; wait++) {
       sleep_us(5000);
       bool all = true;
-      for (int i = 0; i < kThreads; i++) all = all && states[i].count > before[i] + 1;
+      for (int i = 0; i < thread_count; i++) all = all && states[i].count > before[i] + 1;
       if (all) break;
     }
-    for (int i = 0; i < kThreads; i++) {
+    for (int i = 0; i < thread_count; i++) {
       verdict.expect(!states[i].damaged, "thread %d: %s damaged", i, states[i].what);
       verdict.expect(states[i].count > before[i], "thread %d stands still", i);
     }

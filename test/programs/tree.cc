@@ -17,7 +17,7 @@ struct Member {
   std::atomic<uint64_t> ticks{0};
   char name[16];
 };
-constexpr int kMembers = 9;
+constexpr int member_count = 9;
 Member* members;
 
 void live(int index) {
@@ -47,8 +47,8 @@ pid_t spawn(int index, const std::function<void()>& first) {
 }  // namespace
 
 int main() {
-  members = static_cast<Member*>(mmap(nullptr, sizeof(Member) * kMembers, PROT_READ | PROT_WRITE,
-                                      MAP_SHARED | MAP_ANONYMOUS, -1, 0));
+  members = static_cast<Member*>(mmap(nullptr, sizeof(Member) * member_count,
+                                      PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
   spawn(0, [] {});
   spawn(1, [] { setpgid(0, 0); });
   spawn(2, [] {  // a session of its own with a job in another group
@@ -65,15 +65,15 @@ int main() {
   sleep_us(100000);
   struct {
     int pid, parent, session, group;
-  } was[kMembers];
-  for (int i = 0; i < kMembers; i++)
+  } was[member_count];
+  for (int i = 0; i < member_count; i++)
     was[i] = {members[i].pid, members[i].parent, members[i].session, members[i].group};
   need(was[8].pid == leader && was[6].session != was[7].session, "tree");
   serve([&](Verdict& verdict) {
-    uint64_t ticks[kMembers];
-    for (int i = 0; i < kMembers; i++) ticks[i] = members[i].ticks;
+    uint64_t ticks[member_count];
+    for (int i = 0; i < member_count; i++) ticks[i] = members[i].ticks;
     sleep_us(300000);
-    for (int i = 0; i < kMembers; i++) {
+    for (int i = 0; i < member_count; i++) {
       Member& m = members[i];
       verdict.expect(m.ticks > ticks[i] + 1, "member %d stands still", i);
       verdict.expect(m.pid == was[i].pid, "member %d has pid %d, had %d", i, m.pid.load(),
