@@ -1,35 +1,187 @@
 #include "cli/commands.h"
 
 #include <fmt/core.h>
+#include <unistd.h>
 
+#include <CLI/CLI.hpp>
 #include <cstdio>
 #include <string>
 #include <string_view>
 
 #include "base/error.h"
-#include "base/text.h"
-#include "rpc/server.h"
+#include "base/log.h"
+#include "cli/check.h"
+#include "cli/checkpoint.h"
+#include "cli/criu.h"
+#include "cli/plan.h"
+#include "cli/restore.h"
+#include "hook/hook.h"
 
 namespace stasis::cli {
 namespace {
 
-int swrk(std::string_view fd) {
-  auto number = text::to_int<int>(fd);
-  if (!number || *number < 0) {
-    fmt::print(stderr, "stasis: swrk wants the number of an open descriptor, not \"{}\"\n", fd);
-    return 2;
+class StderrLog : public Log {
+ public:
+  StderrLog() { level_ = LogLevel::warning; }
+  void write(LogLevel level, std::string_view line) override {
+    if (level <= level_) fmt::print(stderr, "stasis: {}\n", line);
   }
-  return rpc::serve(*number, {engine::dump, engine::restore, engine::obstacles});
+};
+
+int run_hook(std::string_view phase) {
+  StderrLog log;
+  hook::run(phase, STDIN_FILENO, log);
+  return 0;
 }
 
+// All commands with their options; the one that was given leaves its exit code.
+class CommandLine {
+ public:
+  CommandLine() {
+    app_.set_version_flag("--version", "stasis " STASIS_VERSION);
+    app_.require_subcommand(1);
+    app_.footer(
+        "Examples:\n"
+        "  stasis plan web            what would happen to every mount of container web\n"
+        "  stasis checkpoint web      write it down and stop it\n"
+        "  stasis restore web         go on where it stopped\n"
+        "  stasis checkpoint web --leave-running --image /backup/web\n"
+        "  runc --criu $(which stasis) checkpoint web      in place of CRIU\n"
+        "Each command has its own --help.");
+    add_plan();
+    add_checkpoint();
+    add_restore();
+    add_check();
+    add_doors();
+  }
+
+  int run(int argc, char** argv) {
+    try {
+      app_.parse(argc, argv);
+    } catch (const CLI::ParseError& error) {
+      return app_.exit(error) == 0 ? 0 : 2;
+    }
+    return code_;
+  }
+
+ private:
+  void add_plan() {
+    CLI::App* command = app_.add_subcommand(
+        "plan", "Show what a checkpoint would do with every mount, and what stands in its way");
+    auto* which = command->add_option_group("Container", "one of:");
+    which->add_option("ID", plan_.container.id, "a container of runc");
+    which->add_option("--pid", plan_.container.pid, "any process, with its mount namespace");
+    which->add_option("--bundle", plan_.container.bundle, "an OCI bundle that isn't running");
+    which->require_option(1);
+    add_root(*command, plan_.container.runc_root);
+    command->add_flag("--json", plan_.json, "For programs");
+    command->footer(
+        "Examples:\n"
+        "  stasis plan web                       a running container\n"
+        "  stasis plan --pid 4711 --json\n"
+        "  stasis plan --bundle /srv/bundle      before it is created\n"
+        "The exit code is 0 when it can be checkpointed, 1 when something stands in the way.");
+    command->callback([this] {
+      plan_.color = isatty(STDOUT_FILENO) != 0;
+      code_ = plan(plan_, stdout);
+    });
+  }
+
+  void add_checkpoint() {
+    CLI::App* command =
+        app_.add_subcommand("checkpoint", "Write a running container down and stop it");
+    CheckpointOptions& o = checkpoint_;
+    command->add_option("ID", o.id, "The container, as runc knows it")->required();
+    command->add_option("--image", o.image,
+                        "Directory for the checkpoint (/var/lib/stasis/checkpoints/ID)");
+    command->add_flag("--leave-running", o.leave_running, "Let the container go on afterwards");
+    command->add_flag("--tcp-established", o.tcp_established, "Take open TCP connections along");
+    command->add_flag("--file-locks", o.file_locks, "Take file locks along");
+    command->add_flag("--ext-unix-sk", o.ext_unix_sk, "Allow unix sockets that lead outside");
+    command->add_flag("--shell-job", o.shell_job, "Allow a terminal that isn't the container's");
+    add_root(*command, o.runc_root);
+    add_runtime(*command, o.runtime);
+    command->add_flag("--json", o.json, "For programs");
+    command->footer(
+        "Examples:\n"
+        "  stasis checkpoint web\n"
+        "  stasis checkpoint web --leave-running --image /backup/web-monday\n"
+        "An older checkpoint in the same place is replaced when the new one is whole. When\n"
+        "anything fails the container goes on as before.");
+    command->callback([this] { code_ = checkpoint(checkpoint_, stdout); });
+  }
+
+  void add_restore() {
+    CLI::App* command = app_.add_subcommand("restore", "Bring a container back from a checkpoint");
+    RestoreOptions& o = restore_;
+    command->add_option("ID", o.id, "The name it will have in runc")->required();
+    command->add_option("--image", o.image,
+                        "Directory of the checkpoint (/var/lib/stasis/checkpoints/ID)");
+    command->add_option("--bundle", o.bundle, "Its OCI bundle (the one it had)");
+    command->add_option("--root", o.runc_root, "runc's state directory (the one it had)");
+    add_runtime(*command, o.runtime);
+    command->add_flag("--json", o.json, "For programs");
+    command->footer(
+        "Examples:\n"
+        "  stasis restore web\n"
+        "  stasis restore web2 --image /backup/web-monday --bundle /srv/web\n"
+        "The checkpoint stays where it is and can be restored again.");
+    command->callback([this] { code_ = restore(restore_, stdout); });
+  }
+
+  void add_check() {
+    CLI::App* command = app_.add_subcommand(
+        "check", "Show what this kernel offers, what is missing and what that costs");
+    command->add_flag("--json", json_, "For programs");
+    command->footer("The exit code is 1 when something required is missing.");
+    command->callback([this] { code_ = check(json_, stdout); });
+  }
+
+  // These are taken before all else, for programs; here they are explained.
+  void add_doors() {
+    CLI::App* hook = app_.add_subcommand("hook", "Carry out a phase of an OCI hook");
+    hook->add_option("PHASE", phase_,
+                     "createRuntime, prestart, createContainer, poststart or poststop")
+        ->required();
+    hook->footer("The container's state is read from stdin, as an OCI runtime passes it.");
+    hook->callback([this] { code_ = run_hook(phase_); });
+    CLI::App* work = app_.add_subcommand("swrk", "Serve CRIU's RPC on an inherited socket");
+    work->add_option("FD", fd_, "Number of the descriptor")->required();
+    work->footer("Called by runc and others in place of `criu swrk FD`.");
+    work->callback([this] { code_ = swrk(fd_.c_str()); });
+    app_.add_subcommand("criu", "Be CRIU: stasis criu check, stasis criu swrk FD");
+  }
+
+  static void add_root(CLI::App& command, std::string& root) {
+    command.add_option("--root", root, "runc's state directory")->capture_default_str();
+  }
+  static void add_runtime(CLI::App& command, std::string& runtime) {
+    command.add_option("--runtime", runtime, "Path of runc")->capture_default_str();
+  }
+
+  CLI::App app_{"Puts running OCI containers into stasis and brings them back.", "stasis"};
+  PlanOptions plan_;
+  CheckpointOptions checkpoint_;
+  RestoreOptions restore_;
+  bool json_ = false;
+  std::string phase_, fd_;
+  int code_ = 0;
+};
+
 int dispatch(int argc, char** argv) {
+  std::string_view name = argv[0] ? argv[0] : "";
+  if (size_t slash = name.rfind('/'); slash != name.npos) name.remove_prefix(slash + 1);
   std::string_view command = argc > 1 ? argv[1] : "";
-  if (command == "swrk" && argc == 3) return swrk(argv[2]);
-  if (command == "--version") {
-    fmt::print("stasis {}\n", STASIS_VERSION);
+  if (name == "criu") return criu(argc, argv);
+  if (command == "criu") return criu(argc - 1, argv + 1);
+  // Runtimes wait for these two: straight to work.
+  if (command == "hook" && argc == 3 && argv[2][0] != '-') return run_hook(argv[2]);
+  if (command == "swrk" && argc == 3 && argv[2][0] != '-') return swrk(argv[2]);
+  if (command == "--version" && argc == 2) {
+    fmt::print("stasis " STASIS_VERSION "\n");
     return 0;
   }
-  return 2;
+  return CommandLine().run(argc, argv);
 }
 
 }  // namespace

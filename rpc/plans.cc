@@ -4,17 +4,21 @@
 #include <fmt/core.h>
 #include <sched.h>
 #include <sys/syscall.h>
+#include <unistd.h>
 
 #include <array>
 #include <cerrno>
+#include <utility>
+#include <vector>
 
 #include "base/text.h"
 #include "kernel/call.h"
+#include "mountmap/mount_map.h"
 
 namespace stasis::rpc {
 namespace {
 
-using Keys = std::map<std::string, std::string>;
+using Keys = std::vector<std::pair<std::string, std::string>>;
 
 Error unsupported(const std::string& option, const std::string& remedy) {
   return Error("do what " + option + " asks for", "")
@@ -42,22 +46,15 @@ bool manages_cgroups(const Options& opts) {
 // key -> value of all external mounts, whichever way they were named.
 Keys external_mounts(const Options& opts) {
   Keys keys;
-  for (const ExternalMount& mount : opts.ext_mnt()) keys[mount.key()] = mount.val();
+  for (const ExternalMount& mount : opts.ext_mnt()) keys.emplace_back(mount.key(), mount.val());
   for (const std::string& text : opts.external()) {
     External external = parse_external(text);
     if (external.kind != "mnt") continue;
     if (external.id.empty())
       throw unsupported("--external mnt[]", "name every external mount by its mount point");
-    keys[external.id] = external.value;
+    keys.emplace_back(external.id, external.value);
   }
   return keys;
-}
-
-std::map<int, std::string> external_from_keys(const mountmap::MountTable& table, const Keys& keys) {
-  std::map<int, std::string> result;
-  for (const mountmap::Mount& mount : table.mounts())
-    if (auto key = keys.find(mount.mountpoint); key != keys.end()) result[mount.id] = key->second;
-  return result;
 }
 
 bool is_namespace(const std::string& kind) {
@@ -105,7 +102,7 @@ External parse_external(const std::string& text) {
   return result;
 }
 
-engine::DumpPlan dump_plan(const Options& opts) {
+engine::DumpPlan dump_plan(const Options& opts, Log& log) {
   check_common(opts);
   if (!opts.has_pid())
     throw unsupported("a request without pid", "a process can't dump itself: name another");
@@ -119,7 +116,10 @@ engine::DumpPlan dump_plan(const Options& opts) {
   plan.root = opts.pid();
   plan.freeze_cgroup = opts.freeze_cgroup();
   plan.mounts = mountmap::MountTable::read(opts.pid());
-  plan.external_mounts = external_from_keys(plan.mounts, external_mounts(opts));
+  mountmap::KeyedMounts keyed = mountmap::external_from_keys(
+      plan.mounts, mountmap::MountTable::read(getpid()), external_mounts(opts));
+  for (const std::string& key : keyed.unused) log.info("No mount of the host stands at {}", key);
+  plan.external_mounts = std::move(keyed.external);
   plan.skipped_mounts = skipped_mounts(opts, plan.mounts);
   plan.external_namespaces = external_namespaces(opts);
   plan.leave_running = opts.leave_running();
@@ -143,7 +143,7 @@ engine::RestorePlan restore_plan(const Options& opts) {
 
   engine::RestorePlan plan;
   plan.root = opts.root();
-  plan.external_mounts = external_mounts(opts);
+  for (auto& [key, source] : external_mounts(opts)) plan.external_mounts[key] = source;
   for (const InheritFd& inherited : opts.inherit_fd()) {
     kernel::must(kernel::call(SYS_fcntl, inherited.fd(), F_GETFD), "use the inherited descriptor",
                  fmt::format("{} ({})", inherited.fd(), inherited.key()));

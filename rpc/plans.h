@@ -7,7 +7,8 @@
 
 namespace stasis::rpc {
 
-engine::DumpPlan dump_plan(const Options& opts);
+// Keys that stand for no mount are told to the log: runc names all its devices.
+engine::DumpPlan dump_plan(const Options& opts, Log& log);
 engine::RestorePlan restore_plan(const Options& opts);
 
 // An element of `external`: "net[4026532281]:extRootNetNS", "mnt[/etc/hosts]:hosts".

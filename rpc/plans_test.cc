@@ -57,16 +57,17 @@ TEST_CASE("a restore plan from runc's options", "[rpc]") {
 }
 
 TEST_CASE("what can't be done is refused", "[rpc]") {
+  NullLog log;
   Options opts;
-  CHECK_THROWS_WITH(dump_plan(opts), Catch::Contains("pid"));
+  CHECK_THROWS_WITH(dump_plan(opts, log), Catch::Contains("pid"));
   opts.set_pid(getpid());
-  CHECK(dump_plan(opts).root == getpid());
-  CHECK_FALSE(dump_plan(opts).mounts.mounts().empty());
+  CHECK(dump_plan(opts, log).root == getpid());
+  CHECK_FALSE(dump_plan(opts, log).mounts.mounts().empty());
 
   auto refused = [&](auto change) {
     Options changed = opts;
     change(changed);
-    CHECK_THROWS_AS(dump_plan(changed), Error);
+    CHECK_THROWS_AS(dump_plan(changed, log), Error);
   };
   refused([](Options& o) { o.set_lazy_pages(true); });
   refused([](Options& o) { o.set_track_mem(true); });

@@ -87,7 +87,7 @@ class Operation {
   }
 
   Response dump() {
-    engine::DumpPlan plan = dump_plan(settings_.opts);
+    engine::DumpPlan plan = dump_plan(settings_.opts, *log_);
     refuse_obstacles(plan);
     NotifyObserver observer(channel_, settings_.opts.notify_scripts());
     engine::DumpResult result = calls_.dump(plan, directories_.images.get(), observer, *log_);

@@ -1,0 +1,124 @@
+#include "cli/image_dir.h"
+
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdlib>
+#include <filesystem>
+#include <system_error>
+
+#include "kernel/fs.h"
+#include "oci/document.h"
+
+namespace stasis::cli {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* manifest_name = "stasis.json";
+
+bool exists(const std::string& path) {
+  return kernel::call(SYS_faccessat, AT_FDCWD, path.c_str(), F_OK) == 0;
+}
+
+bool is_checkpoint(const std::string& dir) { return exists(dir + "/inventory.img"); }
+
+// All missing directories of the path, for root alone.
+void make_directories(const std::string& path) {
+  for (size_t end = 1; end != path.npos;) {
+    end = path.find('/', end + 1);
+    std::string part = path.substr(0, end);
+    long made = kernel::call(SYS_mkdirat, AT_FDCWD, part.c_str(), 0700);
+    if (made != -EEXIST) kernel::must(made, "create", part);
+  }
+}
+
+void sync(const std::string& directory) {
+  UniqueFd fd = kernel::open(directory, O_RDONLY | O_DIRECTORY);
+  kernel::must(kernel::call(SYS_fsync, fd.get()), "write out", directory);
+}
+
+}  // namespace
+
+std::string default_image_dir(const std::string& id) { return "/var/lib/stasis/checkpoints/" + id; }
+
+NewImage::NewImage(std::string place) {
+  place_ = fs::absolute(place).lexically_normal().string();
+  while (place_.size() > 1 && place_.ends_with('/')) place_.pop_back();
+  fs::path path(place_);
+  parent_ = path.parent_path().string();
+  std::error_code ignored;
+  if (exists(place_) && !is_checkpoint(place_) && !fs::is_empty(place_, ignored))
+    throw Error("write a checkpoint to", place_)
+        .because("something that isn't a checkpoint is there")
+        .hint("choose another place with --image DIR");
+  make_directories(parent_);
+  hidden_ = parent_ + "/." + path.filename().string() + ".XXXXXX";
+  if (!mkdtemp(hidden_.data())) {
+    int code = errno;
+    throw Error("create a directory in", parent_).with_errno(code);
+  }
+  fd_ = kernel::open(hidden_, O_RDONLY | O_DIRECTORY);
+}
+
+NewImage::~NewImage() {
+  std::error_code ignored;
+  if (!published_) fs::remove_all(hidden_, ignored);
+}
+
+void NewImage::add_file(const std::string& name, std::string_view text) {
+  UniqueFd file = kernel::open_at(fd_.get(), name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0600);
+  kernel::write_all(file.get(), text, name);
+  kernel::must(kernel::call(SYS_fsync, file.get()), "write out", name);
+}
+
+void NewImage::publish() {
+  kernel::must(kernel::call(SYS_fsync, fd_.get()), "write out", hidden_);
+  auto rename = [&](unsigned flags) {
+    return kernel::call(SYS_renameat2, AT_FDCWD, hidden_.c_str(), AT_FDCWD, place_.c_str(), flags);
+  };
+  long renamed = rename(RENAME_NOREPLACE);
+  bool replaced = renamed == -EEXIST;
+  if (replaced) renamed = rename(RENAME_EXCHANGE);
+  kernel::must(renamed, "publish", place_);
+  published_ = true;
+  sync(parent_);
+  std::error_code ignored;
+  if (replaced) fs::remove_all(hidden_, ignored);  // what was there before
+}
+
+std::string to_json(const Manifest& manifest) {
+  nlohmann::ordered_json json = {{"version", 1},
+                                 {"id", manifest.id},
+                                 {"bundle", manifest.bundle},
+                                 {"runcRoot", manifest.runc_root},
+                                 {"tcpEstablished", manifest.tcp_established},
+                                 {"fileLocks", manifest.file_locks},
+                                 {"extUnixSk", manifest.ext_unix_sk},
+                                 {"shellJob", manifest.shell_job}};
+  return json.dump(2) + "\n";
+}
+
+Manifest read_manifest(const std::string& dir) {
+  if (!is_checkpoint(dir))
+    throw Error("find a checkpoint in", dir)
+        .because(exists(dir) ? "there is no inventory.img" : "there is no such directory")
+        .hint("make one with: stasis checkpoint ID, or name its place with --image DIR");
+  std::string path = dir + "/" + manifest_name;
+  if (!exists(path)) return {};
+  oci::Document document(kernel::read_file(path, 1 << 20), path);
+  oci::Node root = document.root();
+  if (root.number("version") != 1) root.at("version").fail("a version this stasis doesn't know");
+  return {.id = root.string("id"),
+          .bundle = root.string("bundle"),
+          .runc_root = root.string("runcRoot"),
+          .tcp_established = root.boolean("tcpEstablished"),
+          .file_locks = root.boolean("fileLocks"),
+          .ext_unix_sk = root.boolean("extUnixSk"),
+          .shell_job = root.boolean("shellJob")};
+}
+
+}  // namespace stasis::cli

@@ -1,0 +1,159 @@
+#include "cli/restore.h"
+
+#include <fcntl.h>
+#include <fmt/core.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdlib>
+#include <ctime>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <system_error>
+
+#include "base/scope_exit.h"
+#include "base/text.h"
+#include "cli/checkpoint.h"
+#include "cli/image_dir.h"
+#include "cli/lock.h"
+#include "cli/runc.h"
+#include "kernel/fs.h"
+#include "oci/document.h"
+
+namespace stasis::cli {
+namespace {
+
+namespace fs = std::filesystem;
+
+bool exists(const std::string& path) {
+  return kernel::call(SYS_faccessat, AT_FDCWD, path.c_str(), F_OK) == 0;
+}
+
+// The options with everything filled in that the checkpoint knows.
+RestoreOptions complete(RestoreOptions options, const Manifest& manifest) {
+  if (options.bundle.empty()) options.bundle = manifest.bundle;
+  if (options.runc_root.empty()) options.runc_root = manifest.runc_root;
+  if (options.runc_root.empty()) options.runc_root = oci::default_runc_root;
+  if (options.bundle.empty())
+    throw Error("restore", options.id)
+        .because("its checkpoint wasn't made by stasis checkpoint and names no bundle")
+        .hint("name it with --bundle DIR");
+  options.bundle = fs::absolute(options.bundle).lexically_normal().string();
+  if (!exists(options.bundle + "/config.json"))
+    throw Error("restore", options.id)
+        .because("there is no config.json in its bundle " + options.bundle)
+        .hint("name the bundle with --bundle DIR");
+  if (exists(options.runc_root + "/" + options.id))
+    throw Error("restore", options.id)
+        .because("runc has a container of this name already")
+        .hint("runc delete " + options.id + ", or restore it under another id with --image " +
+              options.image);
+  return options;
+}
+
+// Whether runc's stderr will be the container's own.
+bool shares_stderr(const std::string& image) {
+  std::string path = image + "/descriptors.json";
+  oci::Document document(kernel::read_file(path, 1 << 16), path);
+  int index = 0;
+  bool shared = false;
+  document.root().each([&](const oci::Node& entry) {
+    if (index++ == STDERR_FILENO) shared = entry.as_string().find("pipe:") != std::string::npos;
+  });
+  return shared;
+}
+
+std::vector<std::string> runc_arguments(const RestoreOptions& options, const Manifest& manifest,
+                                        const std::string& work) {
+  std::string self = kernel::read_link("/proc/self/exe");
+  std::vector<std::string> arguments = {
+      "--root",       options.runc_root, "--criu",      self, "restore",  "--detach",
+      "--image-path", options.image,     "--work-path", work, "--bundle", options.bundle};
+  if (manifest.tcp_established) arguments.emplace_back("--tcp-established");
+  if (manifest.file_locks) arguments.emplace_back("--file-locks");
+  if (manifest.ext_unix_sk) arguments.emplace_back("--ext-unix-sk");
+  if (manifest.shell_job) arguments.emplace_back("--shell-job");
+  arguments.push_back(options.id);
+  return arguments;
+}
+
+// The first "Error (stasis/restore): ..." of our own end of the restore.
+std::string first_error(const std::string& log) {
+  if (!exists(log)) return {};
+  std::string text = kernel::read_file(log);
+  std::string_view rest = text;
+  while (!rest.empty()) {
+    std::string_view line = text::next(rest, '\n');
+    if (size_t at = line.find(" Error ("); at != line.npos)
+      if (size_t end = line.find("): ", at); end != line.npos)
+        return std::string(line.substr(end + 3));
+  }
+  return {};
+}
+
+// Our own log says best what went wrong; it is kept for who wants to know more.
+[[noreturn]] void fail(const RestoreOptions& options, const RuncResult& result,
+                       const std::string& work) {
+  std::string log = work + "/restore.log";
+  std::string cause = first_error(log);
+  if (cause.empty()) cause = result.complaint;
+  if (cause.empty()) cause = fmt::format("runc restore ended with {}", result.exit_code);
+  std::string kept = std::string(run_dir) + "/" + options.id + ".restore.log";
+  Error error = Error("restore", options.id).because(cause);
+  if (exists(log) && rename(log.c_str(), kept.c_str()) == 0) error.hint("the log is " + kept);
+  throw error;
+}
+
+void report(const RestoreOptions& options, double wall_ms, FILE* out) {
+  oci::RuncState state = oci::find_container(options.id, options.runc_root);
+  if (options.json) {
+    nlohmann::ordered_json json = {{"id", options.id},
+                                   {"image", options.image},
+                                   {"bundle", options.bundle},
+                                   {"pid", state.init_pid},
+                                   {"wallMicroseconds", static_cast<int64_t>(wall_ms * 1000)}};
+    fmt::print(out, "{}\n", json.dump(2));
+  } else {
+    fmt::print(out, "{}: running again as process {}, {:.1f} ms\n", options.id, state.init_pid,
+               wall_ms);
+  }
+}
+
+double now_ms() {
+  timespec now{};
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return static_cast<double>(now.tv_sec) * 1e3 + static_cast<double>(now.tv_nsec) / 1e6;
+}
+
+}  // namespace
+
+int restore(const RestoreOptions& given, FILE* out) {
+  double start = now_ms();
+  oci::check_container_id(given.id);
+  require_root("restore", given.id);
+  RestoreOptions options = given;
+  options.image = fs::absolute(given.image.empty() ? default_image_dir(given.id) : given.image)
+                      .lexically_normal()
+                      .string();
+  Manifest manifest = read_manifest(options.image);
+  ContainerLock lock(options.id);
+  options = complete(std::move(options), manifest);
+
+  std::string work = std::string(run_dir) + "/.restore.XXXXXX";
+  if (!mkdtemp(work.data())) {
+    int code = errno;
+    throw Error("create a directory in", run_dir).with_errno(code);
+  }
+  ScopeExit remove_work([&] {
+    std::error_code ignored;
+    fs::remove_all(work, ignored);
+  });
+  RuncResult result = run_runc(options.runtime, runc_arguments(options, manifest, work),
+                               shares_stderr(options.image));
+  if (result.exit_code != 0) fail(options, result, work);
+  report(options, now_ms() - start, out);
+  return 0;
+}
+
+}  // namespace stasis::cli

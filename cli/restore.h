@@ -1,0 +1,21 @@
+// `stasis restore ID`: a container comes back from its checkpoint, through
+// `runc restore`, so that it is runc's as before.
+#pragma once
+
+#include <cstdio>
+#include <string>
+
+namespace stasis::cli {
+
+struct RestoreOptions {
+  std::string id;
+  std::string image;      // empty: the default place
+  std::string bundle;     // empty: the one it was checkpointed with
+  std::string runc_root;  // likewise
+  std::string runtime = "runc";
+  bool json = false;
+};
+
+int restore(const RestoreOptions& options, FILE* out);
+
+}  // namespace stasis::cli
