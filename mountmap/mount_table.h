@@ -8,6 +8,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 namespace stasis::mountmap {
@@ -44,7 +45,9 @@ class MountTable {
   // answer (an older kernel, a root directory that isn't the namespace's).
   static std::optional<MountTable> read_by_statmount(pid_t pid);
 
-  const std::vector<Mount>& mounts() const { return mounts_; }
+  const std::vector<Mount>& mounts() const& { return mounts_; }
+  // By value, so that `for (... : MountTable::read(pid).mounts())` is sound.
+  std::vector<Mount> mounts() && { return std::move(mounts_); }
   const Mount* find(int id) const;
   const Mount& root() const;  // the mount at "/" whose parent is not in the table
 

@@ -1,0 +1,116 @@
+// Finding a container, and what the engine is to do with it.
+#include <fcntl.h>
+#include <fmt/core.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+
+#include <filesystem>
+
+#include "cli/plan.h"
+#include "hook/record.h"
+#include "kernel/fs.h"
+#include "kernel/proc_misc.h"
+#include "kernel/proc_stat.h"
+
+namespace stasis::cli {
+
+namespace {
+
+std::string proc(pid_t pid, std::string_view name) { return fmt::format("/proc/{}/{}", pid, name); }
+
+// The pid may have been used again since runc wrote it down.
+bool alive(const oci::RuncState& state) {
+  if (state.init_pid <= 0) return false;
+  try {
+    auto stat = kernel::parse_stat(kernel::read_file(proc(state.init_pid, "stat")));
+    return stat.start_time == state.init_start && stat.state != 'Z' && stat.state != 'X';
+  } catch (const Error&) {
+    return false;
+  }
+}
+
+bool same_directory(const std::string& a, const std::string& b) {
+  std::error_code error;
+  return std::filesystem::equivalent(a, b, error) && !error;
+}
+
+std::optional<oci::RuncState> find_running(const ContainerQuery& query) {
+  for (auto& state : oci::list_containers(query.runc_root)) {
+    if (!alive(state)) continue;
+    if (query.pid > 0 && state.init_pid == query.pid) return state;
+    if (!query.bundle.empty() && same_directory(state.bundle, query.bundle)) return state;
+  }
+  return std::nullopt;
+}
+
+void open_running(Container& container, const oci::RuncState& state) {
+  container.id = state.id;
+  container.bundle = state.bundle;
+  container.init = state.init_pid;
+  container.cgroups = state.cgroup_paths;
+  container.config = oci::read_config(state.bundle);
+  auto created = hook::load_record(hook::default_state_dir, state.id);
+  container.map =
+      mountmap::map_process(state.init_pid, &*container.config, created ? &*created : nullptr);
+  container.state = state;
+}
+
+uint64_t namespace_inode(pid_t pid, const std::string& kind) {
+  return kernel::parse_namespace_link(kernel::read_link(proc(pid, "ns/" + kind)), kind);
+}
+
+}  // namespace
+
+Container open_container(const ContainerQuery& query) {
+  Container container;
+  std::optional<oci::RuncState> state;
+  if (!query.id.empty()) {
+    state = oci::find_container(query.id, query.runc_root);
+    if (!alive(*state))
+      throw Error("look into container", query.id)
+          .because("its process " + std::to_string(state->init_pid) + " has ended")
+          .hint("runc delete " + query.id + " removes what is left of it");
+  } else {
+    state = find_running(query);
+  }
+  if (state) {
+    open_running(container, *state);
+  } else if (query.pid > 0) {
+    container.init = query.pid;
+    container.map = mountmap::map_process(query.pid, nullptr, nullptr);
+  } else {
+    container.bundle = std::filesystem::absolute(query.bundle);
+    container.config = oci::read_config(container.bundle);
+    container.map = mountmap::map_config(*container.config);
+    mountmap::examine_config(container.map);
+  }
+  return container;
+}
+
+engine::DumpPlan build_dump_plan(const Container& container) {
+  if (container.init <= 0)
+    throw Error("checkpoint bundle", container.bundle).because("no container of it runs");
+  engine::DumpPlan plan;
+  plan.root = container.init;
+  plan.mounts = container.map.table;
+  plan.external_mounts = container.map.external_mounts();
+  // The freezer of cgroup v1 where that is in use, else v2's.
+  for (const char* controller : {"freezer", ""})
+    if (auto cgroup = container.cgroups.find(controller);
+        plan.freeze_cgroup.empty() && cgroup != container.cgroups.end())
+      plan.freeze_cgroup = cgroup->second;
+  // Namespaces that runc joined by path come back by the names that runc gives
+  // them in a restore.
+  if (container.state) {
+    const auto& joined = container.state->joined_namespaces;
+    if (joined.contains("NEWNET"))
+      plan.external_namespaces[namespace_inode(container.init, "net")] = "extRootNetNS";
+    if (joined.contains("NEWPID"))
+      plan.external_namespaces[namespace_inode(container.init, "pid")] = "extRootPidNS";
+    plan.orphan_pts_master = true;
+    plan.empty_netns = true;  // as runc asks: interfaces are the runtime's business
+  }
+  return plan;
+}
+
+}  // namespace stasis::cli

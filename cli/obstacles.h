@@ -1,0 +1,14 @@
+// What stands in the way of a checkpoint, seen from where a container is known:
+// its mounts, its processes, the runtime's state, and what the engine finds.
+#pragma once
+
+#include <vector>
+
+#include "cli/plan.h"
+
+namespace stasis::cli {
+
+std::vector<mountmap::MapFinding> findings_of(const Container& container,
+                                              const std::string& runc_root);
+
+}  // namespace stasis::cli
