@@ -49,7 +49,7 @@ OpenFile& Dumper::identify(UniqueFd duplicate, Probe probe) {
   if (place != candidates.end() && compare((*place)->fd.get(), duplicate.get()) == Order::same)
     return **place;
 
-  if (auto objection = objection_to(probe, around())) throw refusal(probe.pid, *objection);
+  if (auto objection = objection_to(probe)) throw refusal(probe.pid, *objection);
   auto file = std::make_unique<OpenFile>();
   file->id = next_id();
   file->fd = std::move(duplicate);

@@ -31,14 +31,19 @@ const FileKind* kind_of(image::FdTypes type) {
   return nullptr;
 }
 
-std::optional<Objection> objection_to(const Probe& probe, const Surroundings& around) {
+std::optional<Objection> objection_to(const Probe& probe) {
   const FileKind* kind = kind_of(probe);
   if (!kind) return unsupported(probe);
   if (probe.info.find("lock"))
     return Objection{"holds a file lock through " + probe.described(),
                      "let the program release its locks before the checkpoint"};
-  if (kind->objection) return kind->objection(probe, around);
   return std::nullopt;
+}
+
+std::optional<Objection> objection_to(const Probe& probe, const Surroundings& around) {
+  if (auto objection = objection_to(probe)) return objection;
+  const FileKind* kind = kind_of(probe);
+  return kind->objection ? kind->objection(probe, around) : std::nullopt;
 }
 
 }  // namespace stasis::engine::files

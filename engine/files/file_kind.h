@@ -34,7 +34,7 @@ struct FileKind {
   const char* name;  // with its article: "a pipe"
   image::FdTypes type;
   bool (*claims)(const Probe&);
-  // Asked before the freeze and again at the dump; null: never objects.
+  // Asked before the freeze; dump() throws for the same reasons. Null: never objects.
   std::optional<Objection> (*objection)(const Probe&, const Surroundings&);
   void (*dump)(Dumper&, const OpenFile&, image::FileEntry&);
   UniqueFd (*make)(Restorer&, const image::FileEntry&);
@@ -44,7 +44,9 @@ std::span<const FileKind* const> file_kinds();
 const FileKind* kind_of(const Probe& probe);   // null: none claims it
 const FileKind* kind_of(image::FdTypes type);  // null: can't be made again
 
-// What stands in the way of dumping this descriptor.
+// What stands in the way of dumping this descriptor: its kind as such, and
+// (with the surroundings) this very file.
+std::optional<Objection> objection_to(const Probe& probe);
 std::optional<Objection> objection_to(const Probe& probe, const Surroundings& around);
 
 extern const FileKind regular_kind, pipe_kind, fifo_kind, eventfd_kind, timerfd_kind, signalfd_kind,

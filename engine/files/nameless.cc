@@ -176,6 +176,17 @@ void set_attributes(const image::GhostFileEntry& entry, int node, const std::str
                name);
 }
 
+// Right after its making, before it is filled: whatever happens, nothing stays.
+UniqueFd open_and_unlink(const Place& place, int flags, const std::string& name) {
+  long node = kernel::call(SYS_openat, place.dir(), place.base(), O_PATH | O_NOFOLLOW | O_CLOEXEC);
+  UniqueFd held(node < 0 ? -1 : static_cast<int>(node));
+  long unlinked = kernel::call(SYS_unlinkat, place.dir(), place.base(), flags);
+  if (unlinked < 0) kernel::call(SYS_unlinkat, place.dir(), place.base(), flags);
+  kernel::must(node, "open deleted file", name);
+  kernel::must(unlinked, "unlink deleted file", name);
+  return held;
+}
+
 UniqueFd make_ghost(Restorer& restorer, const std::string& name, uint32_t ghost) {
   image::Reader reader = restorer.image().dir.read(stem_of(ghost));
   image::GhostFileEntry entry;
@@ -187,11 +198,7 @@ UniqueFd make_ghost(Restorer& restorer, const std::string& name, uint32_t ghost)
     made = make_node(entry, place);
   }
   kernel::must(made, "make deleted file", name);
-  // Opened and unlinked before it is filled: whatever happens, nothing stays.
-  UniqueFd node = kernel::open_at(place.dir(), place.base(), O_PATH | O_NOFOLLOW);
-  int flags = S_ISDIR(entry.mode()) ? AT_REMOVEDIR : 0;
-  kernel::must(kernel::call(SYS_unlinkat, place.dir(), place.base(), flags), "unlink deleted file",
-               name);
+  UniqueFd node = open_and_unlink(place, S_ISDIR(entry.mode()) ? AT_REMOVEDIR : 0, name);
   if (S_ISREG(entry.mode())) fill(reader, entry, reopen(node.get(), O_WRONLY, name).get(), name);
   set_attributes(entry, node.get(), name);
   return node;
@@ -212,10 +219,7 @@ UniqueFd make_linked(Restorer& restorer, const std::string& name, uint32_t linke
     made = link();
   }
   kernel::must(made, "link deleted file", name);
-  node = kernel::open_at(place.dir(), place.base(), O_PATH | O_NOFOLLOW);
-  kernel::must(kernel::call(SYS_unlinkat, place.dir(), place.base(), 0), "unlink deleted file",
-               name);
-  return node;
+  return open_and_unlink(place, 0, name);
 }
 
 }  // namespace
