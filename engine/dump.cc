@@ -1,0 +1,260 @@
+// A dump from top to bottom: freeze, look inside and outside, write, publish,
+// let go or kill.
+
+#include <fmt/format.h>
+#include <linux/kcmp.h>
+#include <sys/syscall.h>
+#include <sys/sysinfo.h>
+#include <time.h>
+
+#include <chrono>
+#include <set>
+
+#include "engine/files/dumper.h"
+#include "engine/files/obstacles.h"
+#include "engine/image/format.h"
+#include "engine/image/image.h"
+#include "engine/memory/pages.h"
+#include "engine/memory/vma.h"
+#include "engine/mounts/mounts.h"
+#include "engine/namespaces/cgroup.h"
+#include "engine/namespaces/namespaces.h"
+#include "engine/plan.h"
+#include "engine/tasks/frozen_tree.h"
+#include "engine/tasks/store_task.h"
+#include "fs.pb.h"
+#include "kernel/fs.h"
+
+namespace stasis::engine {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+uint32_t microseconds_since(Clock::time_point start) {
+  return static_cast<uint32_t>(
+      std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - start).count());
+}
+
+// Everything that is written in one dump.
+struct Dump {
+  Dump(const DumpPlan& p, int image_dir, Observer& o, Log& l)
+      : plan(p),
+        observer(o),
+        log(l),
+        ids(p.root),
+        root_pidfd(kernel::pidfd_open(p.root)),
+        cgroups(p, ids, root_pidfd.get(), l),
+        writer(image_dir),
+        files(p, writer, l),
+        copier(p.workers) {}
+
+  const DumpPlan& plan;
+  Observer& observer;
+  Log& log;
+  namespaces::NsIds ids;
+  UniqueFd root_pidfd;
+  cgroup::Dumper cgroups;
+  image::ImageWriter writer;
+  files::Dumper files;
+  SeccompFilters filters;
+  PageCopier copier;
+  std::map<uint64_t, UniqueFd> shared_areas;  // by shmid
+  std::set<std::string> lsm_labels;
+  uint32_t last_pages_id = 0;
+  uint32_t last_object_id = 0;
+  DumpResult result;
+};
+
+bool shares(pid_t a, pid_t b, int type) { return kernel::call(SYS_kcmp, a, b, type, 0, 0) == 0; }
+
+// Processes that share an address space, descriptors or signal actions without
+// being threads of each other are rare and not carried yet.
+void refuse_sharing(FrozenTree& tree) {
+  for (FrozenTask& task : tree.tasks()) {
+    if (task.zombie || task.stat.ppid == 0) continue;
+    for (FrozenTask& parent : tree.tasks()) {
+      if (parent.pid != task.stat.ppid || parent.zombie) continue;
+      for (auto [type, what] : {std::pair{KCMP_VM, "its address space"},
+                                {KCMP_FILES, "its descriptors"},
+                                {KCMP_FS, "its working directory"},
+                                {KCMP_SIGHAND, "its signal actions"}})
+        if (shares(task.pid, parent.pid, type))
+          throw Error("checkpoint", task.name())
+              .because(fmt::format("it shares {} with its parent, {}", what, parent.name()))
+              .hint("wait until a vfork or clone of it is done and try again");
+    }
+  }
+}
+
+void store_tree(Dump& dump, const FrozenTask& task) {
+  image::PstreeEntry entry;
+  entry.set_pid(static_cast<uint32_t>(task.ns_pid));
+  entry.set_ppid(static_cast<uint32_t>(task.ns_ppid));
+  entry.set_pgid(static_cast<uint32_t>(task.ns_pgid));
+  entry.set_sid(static_cast<uint32_t>(task.ns_sid));
+  if (task.zombie) entry.add_threads(static_cast<uint32_t>(task.ns_pid));
+  for (const FrozenThread& thread : task.threads)
+    entry.add_threads(static_cast<uint32_t>(thread.ns_tid));
+  dump.writer.append("pstree", entry);
+}
+
+image::TaskKobjIdsEntry store_ids(Dump& dump, const FrozenTask& task) {
+  image::TaskKobjIdsEntry ids;
+  uint32_t id = ++dump.last_object_id;
+  ids.set_vm_id(id);
+  ids.set_files_id(id);
+  ids.set_fs_id(id);
+  ids.set_sighand_id(id);
+  dump.ids.fill(task.pid, ids);
+  dump.writer.append(fmt::format("ids-{}", task.ns_pid), ids);
+  return ids;
+}
+
+void store_fs(Dump& dump, const FrozenTask& task) {
+  image::FsEntry fs;
+  fs.set_cwd_id(dump.files.path_file(fmt::format("/proc/{}/cwd", task.pid), O_RDONLY));
+  fs.set_root_id(dump.files.path_file(fmt::format("/proc/{}/root", task.pid), O_RDONLY));
+  fs.set_umask(task.status.umask.value_or(022));
+  dump.writer.append(fmt::format("fs-{}", task.ns_pid), fs);
+}
+
+void store_memory(Dump& dump, FrozenTask& task, image::MmEntry& mm, bool lone) {
+  mm.set_dumpable(task.dumpable);
+  dump.writer.append(fmt::format("mm-{}", task.ns_pid), mm);
+  dump.result.pages_written +=
+      store_pages(task, mm, ++dump.last_pages_id, lone, dump.writer, dump.copier);
+  for (const image::VmaEntry& vma : mm.vmas()) {
+    dump.result.pages_scanned += (vma.end() - vma.start()) / page_size;
+    if (!(vma.status() & image::vma_anon_shared) || dump.shared_areas.count(vma.shmid())) continue;
+    UniqueFd area = kernel::open(
+        fmt::format("/proc/{}/map_files/{:x}-{:x}", task.pid, vma.start(), vma.end()), O_RDONLY);
+    dump.result.shared_pages_written +=
+        store_shared(vma.shmid(), area.get(), ++dump.last_pages_id, dump.writer, dump.copier);
+    dump.shared_areas[vma.shmid()] = std::move(area);
+  }
+}
+
+void store_task(Dump& dump, FrozenTask& task, bool lone) {
+  store_tree(dump, task);
+  if (task.zombie) {
+    dump.writer.append(fmt::format("core-{}", task.ns_pid), zombie_core(task));
+    image::TaskKobjIdsEntry none;
+    none.set_vm_id(0);
+    none.set_files_id(0);
+    none.set_fs_id(0);
+    none.set_sighand_id(0);
+    dump.writer.append(fmt::format("ids-{}", task.ns_pid), none);
+    return;
+  }
+  task.areas = kernel::parse_smaps(kernel::read_file_at(task.proc.get(), "smaps"));
+  uint64_t brk = store_cores(task, dump.filters);
+  image::TaskKobjIdsEntry ids = store_ids(dump, task);
+  for (FrozenThread& thread : task.threads) {
+    thread.core.mutable_thread_core()->set_cg_set(dump.cgroups.set_of(task.pid, thread.tid));
+    const image::CredsEntry& creds = thread.core.thread_core().creds();
+    if (creds.has_lsm_profile()) dump.lsm_labels.insert(creds.lsm_profile());
+    dump.writer.append(fmt::format("core-{}", thread.ns_tid), thread.core);
+  }
+  image::MmEntry mm;
+  store_mm(task, brk, dump.files, &mm);
+  store_vmas(task, dump.files, &mm);
+  store_memory(dump, task, mm, lone);
+  store_fs(dump, task);
+  dump.files.descriptors(task.pid, task.pidfd.get(), ids.files_id());
+}
+
+image::InventoryEntry inventory(Dump& dump) {
+  image::InventoryEntry entry;
+  entry.set_img_version(image::image_version);
+  entry.set_fdinfo_per_id(true);
+  entry.set_ns_per_id(true);
+  image::TaskKobjIdsEntry* ids = entry.mutable_root_ids();
+  ids->set_vm_id(++dump.last_object_id);
+  ids->set_files_id(dump.last_object_id);
+  ids->set_fs_id(dump.last_object_id);
+  ids->set_sighand_id(dump.last_object_id);
+  dump.ids.fill_engine(*ids);
+  entry.set_root_cg_set(dump.cgroups.engine_set());
+  entry.set_lsmtype(dump.lsm_labels.empty()                                    ? image::NO_LSM
+                    : kernel::call(SYS_access, "/sys/module/apparmor", 0) == 0 ? image::APPARMOR
+                                                                               : image::SELINUX);
+  timespec boot{};
+  clock_gettime(CLOCK_BOOTTIME, &boot);
+  entry.set_dump_uptime(static_cast<uint64_t>(boot.tv_sec) * 1000000 +
+                        static_cast<uint64_t>(boot.tv_nsec) / 1000);
+  entry.set_tcp_close(false);
+  entry.set_allow_uprobes(false);
+  return entry;
+}
+
+// Writes everything but the inventory while the tasks stand still.
+void store_container(Dump& dump, FrozenTree& tree) {
+  refuse_sharing(tree);
+  bool lone = tree.tasks().size() == 1;
+  for (FrozenTask& task : tree.tasks()) store_task(dump, task, lone);
+  auto start = Clock::now();
+  uint64_t total = dump.copier.bytes();
+  dump.copier.save([&](uint64_t done) { dump.observer.progress(done, total); });
+  dump.result.write_us = microseconds_since(start);
+  dump.files.finish();
+  dump.filters.write(dump.writer);
+  namespaces::dump(dump.plan, dump.ids, dump.root_pidfd.get(), dump.writer, dump.log);
+  if (dump.ids.own(CLONE_NEWNS))
+    mounts::dump(dump.plan, dump.ids.id(CLONE_NEWNS), dump.writer, dump.log);
+  dump.cgroups.finish(dump.writer);
+}
+
+}  // namespace
+
+std::vector<Finding> obstacles(const DumpPlan& plan) {
+  std::vector<Finding> all = mounts::obstacles(plan);
+  std::vector<pid_t> pids;
+  if (!plan.freeze_cgroup.empty()) pids = Freezer::processes(plan.freeze_cgroup);
+  if (pids.empty()) pids.push_back(plan.root);
+  for (pid_t pid : pids) {
+    std::vector<Finding> more = files::obstacles(pid, plan);
+    all.insert(all.end(), more.begin(), more.end());
+  }
+  std::vector<Finding> more = namespaces::obstacles(plan, pids);
+  all.insert(all.end(), more.begin(), more.end());
+  return all;
+}
+
+DumpResult dump(const DumpPlan& plan, int image_dir, Observer& observer, Log& log) {
+  Dump dump(plan, image_dir, observer, log);
+  observer.pre_dump();
+  auto start = Clock::now();
+  FrozenTree tree(plan, log);
+  dump.result.freezing_us = microseconds_since(start);
+  log.info("Froze {} processes in {} us", tree.tasks().size(), dump.result.freezing_us);
+
+  bool own_network = dump.ids.own(CLONE_NEWNET);
+  if (own_network) observer.network_lock();
+  try {
+    observer.query_external_files();
+    store_container(dump, tree);
+    image::InventoryEntry entry = inventory(dump);
+    if (plan.leave_running) {
+      // The content is taken: the tasks need not wait for the disk.
+      tree.release();
+      dump.result.frozen_us = microseconds_since(start);
+      dump.writer.publish(entry);
+      observer.post_dump();
+    } else {
+      dump.writer.publish(entry);
+      observer.post_dump();
+      dump.result.frozen_us = microseconds_since(start);
+      tree.kill();
+    }
+  } catch (...) {
+    if (own_network) observer.network_unlock();
+    throw;
+  }
+  if (own_network && plan.leave_running) observer.network_unlock();
+  log.info("Dumping finished: {} pages, frozen for {} us", dump.result.pages_written,
+           dump.result.frozen_us);
+  return dump.result;
+}
+
+}  // namespace stasis::engine

@@ -1,0 +1,321 @@
+#include "engine/memory/pages.h"
+
+#include <fmt/format.h>
+#include <sys/ioctl.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <cerrno>
+#include <exception>
+#include <memory>
+#include <mutex>
+#include <thread>
+
+#include "engine/memory/vma.h"
+#include "kernel/fs.h"
+
+namespace stasis::engine {
+
+namespace {
+
+// PAGEMAP_SCAN of linux/fs.h, which Debian 12's headers don't have yet.
+struct PageRegion {
+  uint64_t start, end, categories;
+};
+struct PageScan {
+  uint64_t size, flags, start, end, walk_end, vec, vec_len, max_pages;
+  uint64_t category_inverted, category_mask, category_anyof_mask, return_mask;
+};
+constexpr unsigned long pagemap_scan = _IOWR('f', 16, PageScan);
+enum Category : uint64_t {
+  is_file = 1 << 2,
+  is_present = 1 << 3,
+  is_swapped = 1 << 4,
+  is_zero_page = 1 << 5,
+};
+
+// Bits of a pagemap word (Documentation/admin-guide/mm/pagemap.rst).
+enum PagemapBit : uint64_t {
+  word_present = 1ull << 63,
+  word_swapped = 1ull << 62,
+  word_file = 1ull << 61,
+  word_exclusive = 1ull << 56,
+};
+
+constexpr uint64_t buffer_size = 1 << 20;
+constexpr uint64_t worth_a_thread = 8 << 20;
+
+void append(std::vector<PageRange>* ranges, uint64_t start, uint64_t end) {
+  if (!ranges->empty() && ranges->back().end == start)
+    ranges->back().end = end;
+  else
+    ranges->push_back({start, end});
+}
+
+bool scan(int pagemap, uint64_t start, uint64_t end, std::vector<PageRange>* found) {
+  std::array<PageRegion, 512> regions;
+  while (start < end) {
+    PageScan arguments{};
+    arguments.size = sizeof arguments;
+    arguments.start = start;
+    arguments.end = end;
+    arguments.vec = reinterpret_cast<uint64_t>(regions.data());
+    arguments.vec_len = regions.size();
+    arguments.category_inverted = is_file | is_zero_page;
+    arguments.category_mask = is_file | is_zero_page;
+    arguments.category_anyof_mask = is_present | is_swapped;
+    arguments.return_mask = is_present | is_swapped;
+    long n = kernel::call(SYS_ioctl, pagemap, pagemap_scan, &arguments);
+    if (n == -ENOTTY || n == -EINVAL) return false;
+    kernel::must(n, "scan the page map");
+    for (long i = 0; i < n; ++i)
+      append(found, regions[static_cast<size_t>(i)].start, regions[static_cast<size_t>(i)].end);
+    start = arguments.walk_end;
+  }
+  return true;
+}
+
+// Calls visit(address, word) for every page of [start, end).
+template <typename Visit>
+void for_each_word(int pagemap, uint64_t start, uint64_t end, Visit visit) {
+  std::array<uint64_t, 4096> words;
+  for (uint64_t at = start; at < end;) {
+    uint64_t count = std::min<uint64_t>(words.size(), (end - at) / page_size);
+    long n = kernel::must(
+        kernel::call(SYS_pread64, pagemap, words.data(), count * 8, at / page_size * 8),
+        "read the page map");
+    if (n == 0) return;  // past the end of the address space
+    for (long i = 0; i < n / 8; ++i, at += page_size) visit(at, words[static_cast<size_t>(i)]);
+  }
+}
+
+std::vector<PageRange> dumped_areas(const image::MmEntry& mm) {
+  std::vector<PageRange> areas;
+  for (const image::VmaEntry& vma : mm.vmas())
+    if (has_own_pages(vma) && !is_kernel_made(vma)) append(&areas, vma.start(), vma.end());
+  return areas;
+}
+
+[[noreturn]] void short_copy(const PageCopier::Piece& piece, const char* what) {
+  throw Error(what, fmt::format("memory at {:#x} of process {}", piece.address, piece.pid))
+      .because("short copy");
+}
+
+void check(long n, const PageCopier::Piece& piece, const char* what) {
+  kernel::must(n, what, fmt::format("memory at {:#x} of process {}", piece.address, piece.pid));
+  if (static_cast<uint64_t>(n) != piece.size) short_copy(piece, what);
+}
+
+long transfer(const PageCopier::Piece& piece, void* buffer, bool write) {
+  if (piece.through == PageCopier::Through::file)
+    return kernel::call(write ? SYS_pwrite64 : SYS_pread64, piece.fd, buffer, piece.size,
+                        piece.address);
+  iovec local{buffer, piece.size}, remote{reinterpret_cast<void*>(piece.address), piece.size};
+  return kernel::call(write ? SYS_process_vm_writev : SYS_process_vm_readv, piece.pid, &local, 1,
+                      &remote, 1, 0);
+}
+
+void save_piece(const PageCopier::Piece& piece, void* buffer) {
+  check(transfer(piece, buffer, false), piece, "read");
+  kernel::pwrite_all(piece.image, buffer, piece.size, static_cast<off_t>(piece.offset),
+                     "the page image");
+}
+
+void fill_piece(const PageCopier::Piece& piece, void* buffer) {
+  check(kernel::call(SYS_pread64, piece.image, buffer, piece.size, piece.offset), piece,
+        "read the image of");
+  check(transfer(piece, buffer, true), piece, "fill");
+}
+
+}  // namespace
+
+std::vector<PageRange> own_pages(int pagemap, uint64_t start, uint64_t end, bool use_scan) {
+  std::vector<PageRange> found;
+  if (use_scan && scan(pagemap, start, end, &found)) return found;
+  found.clear();
+  for_each_word(pagemap, start, end, [&](uint64_t address, uint64_t word) {
+    if ((word & (word_present | word_swapped)) && !(word & word_file))
+      append(&found, address, address + page_size);
+  });
+  return found;
+}
+
+void split_by_sharing(int pagemap, const std::vector<PageRange>& ranges,
+                      std::vector<PageRange>* exclusive, std::vector<PageRange>* shared) {
+  for (const PageRange& range : ranges)
+    for_each_word(pagemap, range.start, range.end, [&](uint64_t address, uint64_t word) {
+      // A swapped page is not mapped by anyone; reading it in makes it ours to pin.
+      bool lone = (word & word_exclusive) || !(word & word_present);
+      append(lone ? exclusive : shared, address, address + page_size);
+    });
+}
+
+std::vector<PageRange> intersect(const std::vector<PageRange>& ranges,
+                                 const std::vector<PageRange>& areas) {
+  std::vector<PageRange> result;
+  auto area = areas.begin();
+  for (const PageRange& range : ranges) {
+    while (area != areas.end() && area->end <= range.start) ++area;
+    for (auto a = area; a != areas.end() && a->start < range.end; ++a)
+      append(&result, std::max(range.start, a->start), std::min(range.end, a->end));
+  }
+  return result;
+}
+
+void PageCopier::add(Piece piece) {
+  bytes_ += piece.size;
+  while (piece.size > 0) {
+    Piece part = piece;
+    part.size = std::min(piece.size, buffer_size);
+    pieces_.push_back(part);
+    piece.size -= part.size;
+    piece.address += part.size;
+    piece.offset += part.size;
+  }
+}
+
+void PageCopier::run(const std::function<void(uint64_t)>& progress,
+                     void (*copy)(const Piece&, void* buffer)) {
+  std::atomic<size_t> next{0};
+  std::atomic<uint64_t> done{0};
+  std::exception_ptr failure;
+  std::mutex failure_lock;
+  auto work = [&](bool tell) {
+    auto buffer = std::make_unique_for_overwrite<char[]>(buffer_size);
+    try {
+      for (size_t i; (i = next++) < pieces_.size();) {
+        copy(pieces_[i], buffer.get());
+        done += pieces_[i].size;
+        if (tell && pieces_[i].size == buffer_size) progress(done);
+      }
+    } catch (...) {
+      std::lock_guard guard(failure_lock);
+      if (!failure) failure = std::current_exception();
+      next = pieces_.size();
+    }
+  };
+  std::vector<std::thread> helpers;
+  uint64_t useful = std::min<uint64_t>(workers_, bytes_ / worth_a_thread + 1);
+  for (uint64_t i = 1; i < useful; ++i) helpers.emplace_back(work, false);
+  work(true);
+  for (std::thread& helper : helpers) helper.join();
+  if (failure) std::rethrow_exception(failure);
+  progress(bytes_);
+}
+
+void PageCopier::save(const std::function<void(uint64_t)>& progress) { run(progress, save_piece); }
+void PageCopier::fill(const std::function<void(uint64_t)>& progress) { run(progress, fill_piece); }
+
+uint64_t store_pages(FrozenTask& task, const image::MmEntry& mm, uint32_t pages_id, bool lone,
+                     image::ImageWriter& writer, PageCopier& copier) {
+  std::string stem = fmt::format("pagemap-{}", task.ns_pid);
+  image::PagemapHead head;
+  head.set_pages_id(pages_id);
+  writer.append(stem, head);
+  int image = writer.raw(fmt::format("pages-{}", pages_id));
+
+  UniqueFd pagemap = kernel::open_at(task.proc.get(), "pagemap", O_RDONLY);
+  std::vector<PageRange> areas = dumped_areas(mm);
+  std::vector<PageRange> pages;
+  if (!areas.empty())
+    pages = intersect(own_pages(pagemap.get(), areas.front().start, areas.back().end), areas);
+  for (const image::VmaEntry& vma : mm.vmas())
+    if (vma.status() & image::vma_vdso) append(&pages, vma.start(), vma.end());
+  std::sort(pages.begin(), pages.end(),
+            [](const PageRange& a, const PageRange& b) { return a.start < b.start; });
+
+  std::vector<PageRange> exclusive, shared;
+  if (lone)
+    exclusive = pages;
+  else
+    split_by_sharing(pagemap.get(), pages, &exclusive, &shared);
+
+  // Where each address lies in the image: pages stand in ascending order.
+  uint64_t offset = 0, count = 0;
+  std::vector<std::pair<PageRange, uint64_t>> placed;
+  for (const PageRange& range : pages) {
+    image::PagemapEntry entry;
+    entry.set_vaddr(range.start);
+    entry.set_flags(image::page_present);
+    image::set_page_count(entry, range.pages());
+    writer.append(stem, entry);
+    placed.emplace_back(range, offset);
+    offset += range.end - range.start;
+    count += range.pages();
+  }
+  auto add = [&](const std::vector<PageRange>& ranges, PageCopier::Through through) {
+    auto place = placed.begin();
+    for (const PageRange& range : ranges) {
+      while (place->first.end <= range.start) ++place;
+      copier.add({through, task.pid, task.mem.get(), range.start, image,
+                  place->second + (range.start - place->first.start), range.end - range.start});
+    }
+  };
+  // process_vm_readv obeys the task's own protection; /proc/PID/mem does not.
+  std::vector<PageRange> readable_areas, hidden_areas;
+  for (const image::VmaEntry& vma : mm.vmas())
+    append(vma.prot() & 1 ? &readable_areas : &hidden_areas, vma.start(), vma.end());
+  add(intersect(exclusive, readable_areas), PageCopier::Through::process_vm);
+  add(intersect(exclusive, hidden_areas), PageCopier::Through::file);
+  add(shared, PageCopier::Through::file);
+  return count;
+}
+
+void fill_pages(const image::TaskImage& task, pid_t pid, int pages, PageCopier& copier) {
+  uint64_t offset = 0;
+  for (const image::PagemapEntry& entry : task.pagemap) {
+    if (!image::is_present(entry)) continue;
+    uint64_t start = entry.vaddr(), end = start + image::page_count(entry) * page_size;
+    for (const image::VmaEntry& vma : task.mm.vmas()) {
+      if (vma.end() <= start || vma.start() >= end || is_kernel_made(vma)) continue;
+      uint64_t from = std::max(start, vma.start()), to = std::min(end, vma.end());
+      copier.add({PageCopier::Through::process_vm, pid, -1, from, pages, offset + (from - start),
+                  to - from});
+    }
+    offset += end - start;
+  }
+}
+
+uint64_t store_shared(uint64_t shmid, int fd, uint32_t pages_id, image::ImageWriter& writer,
+                      PageCopier& copier) {
+  std::string stem = fmt::format("pagemap-shmem-{}", shmid);
+  image::PagemapHead head;
+  head.set_pages_id(pages_id);
+  writer.append(stem, head);
+  int image = writer.raw(fmt::format("pages-{}", pages_id));
+  uint64_t offset = 0;
+  for (long at = 0;;) {
+    long data = kernel::call(SYS_lseek, fd, at, SEEK_DATA);
+    if (data == -ENXIO) break;
+    kernel::must(data, "find the pages of", stem);
+    long hole =
+        kernel::must(kernel::call(SYS_lseek, fd, data, SEEK_HOLE), "find the pages of", stem);
+    uint64_t size = static_cast<uint64_t>(hole - data + 4095) & ~(page_size - 1);
+    image::PagemapEntry entry;
+    entry.set_vaddr(static_cast<uint64_t>(data));
+    entry.set_flags(image::page_present);
+    image::set_page_count(entry, size / page_size);
+    writer.append(stem, entry);
+    copier.add(
+        {PageCopier::Through::file, 0, fd, static_cast<uint64_t>(data), image, offset, size});
+    offset += size;
+    at = hole;
+  }
+  return offset / page_size;
+}
+
+void fill_shared(const image::PagemapImage& pagemap, int fd, int pages, PageCopier& copier) {
+  uint64_t offset = 0;
+  for (const image::PagemapEntry& entry : pagemap.entries) {
+    if (!image::is_present(entry)) continue;
+    uint64_t size = image::page_count(entry) * page_size;
+    copier.add({PageCopier::Through::file, 0, fd, entry.vaddr(), pages, offset, size});
+    offset += size;
+  }
+}
+
+}  // namespace stasis::engine

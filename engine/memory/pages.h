@@ -1,0 +1,88 @@
+// The content of memory: which pages a dump takes, how they get into
+// pages-N.img and back.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "base/unique_fd.h"
+#include "engine/image/checkpoint.h"
+#include "engine/tasks/frozen_tree.h"
+#include "mm.pb.h"
+
+namespace stasis::engine {
+
+constexpr uint64_t page_size = 4096;
+
+struct PageRange {
+  uint64_t start, end;  // addresses
+  uint64_t pages() const { return (end - start) / page_size; }
+  bool operator==(const PageRange&) const = default;
+};
+
+// The pages of [start, end) that are the task's own: present or swapped, not a
+// file's, not the shared zero page. Ascending. By PAGEMAP_SCAN where the
+// kernel has it (6.7), else from the words of pagemap.
+std::vector<PageRange> own_pages(int pagemap, uint64_t start, uint64_t end, bool use_scan = true);
+
+// Those of `ranges` that no other process maps too (`exclusive`), and the
+// rest. Reading shared ones by process_vm_readv would unshare them: it pins
+// pages, which breaks copy-on-write in the task.
+void split_by_sharing(int pagemap, const std::vector<PageRange>& ranges,
+                      std::vector<PageRange>* exclusive, std::vector<PageRange>* shared);
+
+// The part of `ranges` inside the given areas, which are ascending.
+std::vector<PageRange> intersect(const std::vector<PageRange>& ranges,
+                                 const std::vector<PageRange>& areas);
+
+// Copies memory between tasks and page images, with several threads where
+// there is enough to copy.
+class PageCopier {
+ public:
+  explicit PageCopier(unsigned workers) : workers_(workers) {}
+
+  enum class Through { process_vm, file };  // file: /proc/PID/mem or a shmem object
+  struct Piece {
+    Through through;
+    pid_t pid;         // for process_vm
+    int fd;            // for file
+    uint64_t address;  // in the task, or offset in the file
+    int image;         // pages image
+    uint64_t offset;   // in it
+    uint64_t size;
+  };
+  void add(Piece piece);
+  uint64_t bytes() const { return bytes_; }
+
+  // Memory -> image, or image -> memory. `progress` gets the bytes done so far,
+  // from the calling thread.
+  void save(const std::function<void(uint64_t)>& progress);
+  void fill(const std::function<void(uint64_t)>& progress);
+
+ private:
+  void run(const std::function<void(uint64_t)>& progress, void (*copy)(const Piece&, void* buffer));
+
+  unsigned workers_;
+  std::vector<Piece> pieces_;
+  uint64_t bytes_ = 0;
+};
+
+// Dump of one task: writes pagemap-PID and adds what is to be copied into
+// pages-N to `copier`. `lone`: no other process can share pages with this one.
+// Returns the number of pages.
+uint64_t store_pages(FrozenTask& task, const image::MmEntry& mm, uint32_t pages_id, bool lone,
+                     image::ImageWriter& writer, PageCopier& copier);
+
+// Restore: adds the task's pages; the VMAs are mapped and writable. `pages`
+// stays open until filled.
+void fill_pages(const image::TaskImage& task, pid_t pid, int pages, PageCopier& copier);
+
+// Same for a shared anonymous area behind `fd`.
+uint64_t store_shared(uint64_t shmid, int fd, uint32_t pages_id, image::ImageWriter& writer,
+                      PageCopier& copier);
+void fill_shared(const image::PagemapImage& pagemap, int fd, int pages, PageCopier& copier);
+
+}  // namespace stasis::engine

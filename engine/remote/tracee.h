@@ -1,0 +1,84 @@
+// One thread under our ptrace. ptrace belongs to the thread that attached: a
+// Tracee is used by that thread only. A Tracee that is destroyed while still
+// attached is let go as it stands; whoever changed something in the task
+// (HealingStub) undoes it before.
+#pragma once
+
+#include <sys/types.h>
+#include <sys/user.h>
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace stasis::engine {
+
+using Registers = user_regs_struct;
+
+class Tracee {
+ public:
+  // PTRACE_SEIZE: does not stop the task. `options` are PTRACE_O_*.
+  static Tracee seize(pid_t tid, long options);
+  // Waits for a new task that the kernel has attached to us (CLONE_PTRACE) to
+  // report its first stop. All other tracees are stopped meanwhile.
+  static Tracee adopt_next();
+  // Holds no task.
+  static Tracee none() { return Tracee(0); }
+
+  Tracee(Tracee&& other) noexcept;
+  Tracee& operator=(Tracee&& other) noexcept;
+  Tracee(const Tracee&) = delete;
+  Tracee& operator=(const Tracee&) = delete;
+  ~Tracee();
+
+  pid_t tid() const { return tid_; }
+
+  void interrupt() const;
+
+  // A stop, in the terms of wait4's status: `signal` is what stopped it,
+  // `event` the PTRACE_EVENT_* or 0.
+  struct Stop {
+    int signal;
+    int event;
+  };
+  // Waits for the next stop. Throws when the task ends instead.
+  Stop wait();
+  // Waits for the stop that interrupt() asked for; a real signal that comes
+  // first is remembered and given back at detach(). Leaves the task stopped.
+  // Returns the stop signal of a task that was stopped already (SIGSTOP,
+  // SIGTSTP, ...), 0 otherwise.
+  int wait_interrupted();
+
+  Registers registers() const;
+  void set_registers(const Registers& registers) const;
+  uint64_t signal_mask() const;
+  void set_signal_mask(uint64_t mask) const;
+  // The XSAVE area as the kernel shows it (NT_X86_XSTATE).
+  std::vector<uint8_t> xstate() const;
+  void set_xstate(const std::vector<uint8_t>& area) const;
+
+  void resume(int signal = 0) const;
+  // Runs to the next entry to or exit from a system call and waits there.
+  void to_syscall_stop();
+  void set_options(long options) const;
+
+  // Delivers signals held back meanwhile and lets the task run.
+  void detach();
+  // The task is gone (killed and reaped): nothing is left to detach.
+  void forget() { tid_ = 0; }
+
+  void hold_back(int signal) { held_back_.push_back(signal); }
+
+ private:
+  explicit Tracee(pid_t tid) : tid_(tid) {}
+  long request(int request, uintptr_t address, uintptr_t data, const char* what) const;
+
+  pid_t tid_;
+  std::vector<int> held_back_;
+};
+
+// Memory of a stopped task. Copies exactly `size` bytes or throws.
+void read_memory(pid_t pid, uint64_t address, void* to, size_t size);
+void write_memory(pid_t pid, uint64_t address, const void* from, size_t size);
+
+}  // namespace stasis::engine

@@ -1,0 +1,29 @@
+// Who a thread is and what it may: uids, gids, groups, capabilities,
+// securebits, no_new_privs, the LSM label.
+#pragma once
+
+#include <string>
+
+#include "core.pb.h"
+#include "engine/remote/syscall_batch.h"
+#include "kernel/proc_status.h"
+
+namespace stasis::engine {
+
+// Dump: most is in /proc/PID/status, securebits only the thread can tell.
+// `lsm_label` is /proc/PID/task/TID/attr/current, empty without an LSM.
+class Credentials {
+ public:
+  explicit Credentials(SyscallBatch& batch);
+  void store(const SyscallBatch& batch, const kernel::ProcStatus& status,
+             const std::string& lsm_label, image::CredsEntry* creds) const;
+
+ private:
+  SyscallBatch::Slot securebits_;
+};
+
+// Restore, with all capabilities still held; the last thing a thread does but
+// for seccomp filters. `last_cap` is /proc/sys/kernel/cap_last_cap.
+void restore_credentials(const image::CredsEntry& creds, unsigned last_cap, SyscallBatch& batch);
+
+}  // namespace stasis::engine

@@ -1,0 +1,210 @@
+#include "engine/tasks/frozen_tree.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <signal.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <map>
+#include <set>
+
+#include "kernel/fs.h"
+#include "kernel/proc_misc.h"
+
+namespace stasis::engine {
+
+namespace {
+
+// Up to here seizing one by one is faster than the freezer.
+constexpr unsigned few_threads = 32;
+
+std::string proc_path(pid_t pid) { return "/proc/" + std::to_string(pid); }
+
+unsigned count_threads(const std::vector<pid_t>& processes) {
+  unsigned threads = 0;
+  for (pid_t pid : processes) {
+    try {
+      threads += kernel::parse_stat(kernel::read_file(proc_path(pid) + "/stat")).num_threads;
+    } catch (const Error&) {
+      // It ended meanwhile.
+    }
+  }
+  return threads;
+}
+
+}  // namespace
+
+std::string FrozenTask::name() const { return fmt::format("process {} ({})", pid, status.name); }
+
+FrozenTree::FrozenTree(const DumpPlan& plan, Log& log)
+    : plan_(plan), log_(log), freezer_(plan.freeze_cgroup) {
+  bool many = freezer_.available() && !freezer_.found_frozen() &&
+              count_threads(Freezer::processes(plan.freeze_cgroup)) > few_threads;
+  if (many) freezer_.freeze();
+  seize_all();
+  for (FrozenTask& task : tasks_) describe(task);
+  refuse_strangers();
+}
+
+FrozenTree::~FrozenTree() {
+  try {
+    release();
+  } catch (const Error&) {
+    // Nothing more can be done for a task that cannot be let go.
+  }
+}
+
+FrozenTask* FrozenTree::find(pid_t pid) {
+  for (FrozenTask& task : tasks_)
+    if (task.pid == pid) return &task;
+  return nullptr;
+}
+
+// Passes over the whole tree until one finds nothing new: what we hold cannot
+// make new tasks. A frozen cgroup is thawed between the first pass and the
+// waiting, as stops are not reported before.
+void FrozenTree::seize_all() {
+  seize_new_tasks();
+  if (tasks_.empty() || tasks_.front().zombie)
+    throw Error("checkpoint", fmt::format("process {}", plan_.root)).because("it has ended");
+  freezer_.thaw();
+  wait_for_stops();
+  while (seize_new_tasks()) wait_for_stops();
+}
+
+bool FrozenTree::seize_new_tasks() {
+  bool found = false;
+  std::vector<pid_t> queue{plan_.root};
+  for (size_t i = 0; i < queue.size(); ++i) {
+    FrozenTask* task = find(queue[i]);
+    if (!task) {
+      FrozenTask fresh;
+      fresh.pid = queue[i];
+      long proc =
+          kernel::call(SYS_open, proc_path(fresh.pid).c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC);
+      if (proc == -ENOENT) continue;
+      fresh.proc.reset(static_cast<int>(kernel::must(proc, "open", proc_path(fresh.pid))));
+      tasks_.push_back(std::move(fresh));
+      task = &tasks_.back();
+      found = true;
+    }
+    if (!task->zombie && seize_threads(*task)) found = true;
+    add_children(*task, queue);
+  }
+  return found;
+}
+
+bool FrozenTree::seize_threads(FrozenTask& task) {
+  bool found = false;
+  for (bool again = true; again;) {
+    again = false;
+    UniqueFd dir = kernel::open_at(task.proc.get(), "task", O_RDONLY | O_DIRECTORY);
+    for (pid_t tid : kernel::numeric_entries(dir.get(), "task")) {
+      bool known = std::any_of(task.threads.begin(), task.threads.end(),
+                               [&](const FrozenThread& t) { return t.tid == tid; });
+      if (known) continue;
+      auto stat =
+          kernel::parse_stat(kernel::read_file_at(dir.get(), std::to_string(tid) + "/stat"));
+      if (stat.state == 'Z' || stat.state == 'X') {
+        if (tid == task.pid && task.threads.empty() && stat.num_threads <= 1) task.zombie = true;
+        continue;
+      }
+      FrozenThread thread{Tracee::seize(tid, 0), tid, 0, 0, {}, {}};
+      thread.tracee.interrupt();
+      bool leader = tid == task.pid;
+      auto at = leader ? task.threads.begin() : task.threads.end();
+      auto placed = task.threads.insert(at, std::move(thread));
+      unstopped_.push_back(&*placed);
+      found = again = true;
+    }
+  }
+  return found;
+}
+
+void FrozenTree::add_children(const FrozenTask& task, std::vector<pid_t>& queue) {
+  if (task.zombie) return;
+  for (const FrozenThread& thread : task.threads) {
+    std::string text =
+        kernel::read_file_at(task.proc.get(), fmt::format("task/{}/children", thread.tid));
+    for (pid_t child : kernel::parse_children(text)) queue.push_back(child);
+  }
+}
+
+void FrozenTree::wait_for_stops() {
+  while (!unstopped_.empty()) {
+    FrozenThread* thread = unstopped_.back();
+    thread->stop_signal = thread->tracee.wait_interrupted();
+    unstopped_.pop_back();
+  }
+}
+
+void FrozenTree::describe(FrozenTask& task) {
+  task.status = kernel::parse_status(kernel::read_file_at(task.proc.get(), "status"));
+  task.stat = kernel::parse_stat(kernel::read_file_at(task.proc.get(), "stat"));
+  task.ns_pid = task.status.ns_tgid.back();
+  task.ns_pgid = task.status.ns_pgid.back();
+  task.ns_sid = task.status.ns_sid.back();
+  if (const FrozenTask* parent = find(task.stat.ppid); parent && &task != &root())
+    task.ns_ppid = parent->ns_pid;
+  if (task.zombie) return;
+  task.pidfd = kernel::pidfd_open(task.pid);
+  task.mem = kernel::open_at(task.proc.get(), "mem", O_RDWR);
+  for (FrozenThread& thread : task.threads) {
+    thread.status = thread.tid == task.pid
+                        ? task.status
+                        : kernel::parse_status(kernel::read_file_at(
+                              task.proc.get(), fmt::format("task/{}/status", thread.tid)));
+    thread.ns_tid = thread.status.ns_pid.back();
+  }
+}
+
+// A process in the container's cgroup that is not below its init (runc exec)
+// would be lost without a word.
+void FrozenTree::refuse_strangers() {
+  if (!freezer_.available()) return;
+  std::set<pid_t> known;
+  for (const FrozenTask& task : tasks_) known.insert(task.pid);
+  for (pid_t pid : Freezer::processes(plan_.freeze_cgroup)) {
+    if (known.count(pid)) continue;
+    throw Error("checkpoint", fmt::format("process {}", pid))
+        .because(
+            "it is in the container but not a descendant of its init (brought in by "
+            "\"runc exec\" or the like)")
+        .hint("end that process first");
+  }
+}
+
+void FrozenTree::release() {
+  freezer_.put_back();
+  for (FrozenTask& task : tasks_)
+    for (FrozenThread& thread : task.threads) {
+      try {
+        thread.tracee.detach();
+      } catch (const Error& error) {
+        log_.warn("{}", error.what());
+      }
+    }
+}
+
+void FrozenTree::kill() {
+  // The init's death takes the whole pid namespace with it, but it need not be
+  // the init of one.
+  for (FrozenTask& task : tasks_)
+    if (!task.zombie) kernel::call(SYS_kill, task.pid, SIGKILL);
+  for (auto task = tasks_.rbegin(); task != tasks_.rend(); ++task)
+    for (auto thread = task->threads.rbegin(); thread != task->threads.rend(); ++thread) {
+      // A tracer is told of every thread's end, and has to take note of it
+      // before the parent can reap the process.
+      long result = 0;
+      int status = 0;
+      do result = kernel::call(SYS_wait4, thread->tid, &status, __WALL, nullptr);
+      while (result == -EINTR || (result > 0 && !WIFEXITED(status) && !WIFSIGNALED(status)));
+      thread->tracee.forget();
+    }
+  tasks_.clear();
+}
+
+}  // namespace stasis::engine

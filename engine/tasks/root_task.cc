@@ -1,0 +1,136 @@
+#include "engine/tasks/root_task.h"
+
+#include <fmt/format.h>
+#include <linux/ptrace.h>
+#include <linux/sched.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <nlohmann/json.hpp>
+#include <utility>
+
+#include "kernel/fs.h"
+
+namespace stasis::engine {
+
+namespace {
+
+using nlohmann::json;
+
+constexpr size_t longest_report = 32768;
+
+// What went wrong inside, as one message. Empty: all went well.
+std::string to_report(const Error& e) {
+  return json{{"operation", e.operation()},
+              {"subject", e.subject()},
+              {"errno", e.code()},
+              {"cause", e.cause()},
+              {"hint", e.remedy()}}
+      .dump(-1, ' ', false, json::error_handler_t::replace);
+}
+
+Error from_report(const std::string& report) {
+  json r = json::parse(report);
+  return Error(r["operation"], r["subject"])
+      .with_errno(r["errno"])
+      .because(r["cause"])
+      .hint(r["hint"]);
+}
+
+void send_report(int channel, const std::string& report) {
+  kernel::must(kernel::call(SYS_write, channel, report.data(), report.size()), "report");
+}
+
+std::pair<UniqueFd, UniqueFd> make_channel() {
+  int ends[2];
+  kernel::must(kernel::call(SYS_socketpair, AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends),
+               "make a socket pair");
+  return {UniqueFd(ends[0]), UniqueFd(ends[1])};
+}
+
+}  // namespace
+
+RootTask::RootTask(const namespaces::Layout& layout, pid_t ns_pid, bool sibling,
+                   std::function<void()> inside)
+    : tracee_(Tracee::none()) {
+  for (const namespaces::Layout::Join& join : layout.joins)
+    kernel::must(kernel::call(SYS_setns, join.fd, join.flag), "enter a namespace of the container");
+  auto [ours, theirs] = make_channel();
+
+  // Signals would stop the task under our trace with nobody looking; a trap
+  // and a fault must get through all the same.
+  uint64_t blocked = ~(uint64_t{1} << (SIGTRAP - 1) | uint64_t{1} << (SIGSEGV - 1)), before = 0;
+  kernel::must(kernel::call(SYS_rt_sigprocmask, SIG_BLOCK, &blocked, &before, 8), "block signals");
+  pid_t wanted = ns_pid;
+  clone_args args{};
+  args.flags = layout.clone_flags | (sibling ? CLONE_PARENT : 0);
+  // With CLONE_PARENT the kernel takes our own exit signal and wants 0 here.
+  args.exit_signal = sibling ? 0 : SIGCHLD;
+  args.set_tid = reinterpret_cast<uint64_t>(&wanted);
+  args.set_tid_size = 1;
+  long pid = kernel::call(SYS_clone3, &args, sizeof args);
+  if (pid == 0) {
+    ours.reset();
+    run_inside(theirs.get(), inside);
+  }
+  kernel::call(SYS_rt_sigprocmask, SIG_SETMASK, &before, nullptr, 8);
+  if (pid == -EEXIST)
+    throw Error("restore", fmt::format("process {}", ns_pid))
+        .because("its process id is taken")
+        .hint("end the process that has it, or restore a container with its own pid namespace");
+  pid_ = static_cast<pid_t>(kernel::must(pid, "make the container's first process"));
+  channel_ = std::move(ours);
+  tracee_ =
+      Tracee::seize(pid_, PTRACE_O_EXITKILL | PTRACE_O_TRACESYSGOOD | PTRACE_O_SUSPEND_SECCOMP);
+}
+
+void RootTask::run_inside(int channel, const std::function<void()>& inside) {
+  try {
+    char go = 0;
+    if (kernel::call(SYS_read, channel, &go, 1) != 1) _exit(1);  // the engine has died
+    inside();
+    send_report(channel, " ");
+  } catch (const Error& error) {
+    kernel::call(SYS_write, channel, to_report(error).data(), to_report(error).size());
+    _exit(1);
+  } catch (const std::exception& error) {
+    std::string report = to_report(Error("build the container's inside", "").because(error.what()));
+    kernel::call(SYS_write, channel, report.data(), report.size());
+    _exit(1);
+  }
+  for (;;) kernel::call(SYS_pause);  // until the engine takes over
+}
+
+void RootTask::build() {
+  kernel::must(kernel::call(SYS_write, channel_.get(), "g", 1), "start building the container");
+  std::string report(longest_report, '\0');
+  long n;
+  do n = kernel::call(SYS_read, channel_.get(), report.data(), report.size());
+  while (n == -EINTR);
+  kernel::must(n, "hear from the container's first process");
+  report.resize(static_cast<size_t>(n));
+  if (report.empty())
+    throw Error("build the container's inside", "").because("its first process was killed");
+  if (report != " ") throw from_report(report);
+  tracee_.interrupt();
+  tracee_.wait_interrupted();
+}
+
+RootTask::~RootTask() {
+  if (kept_ || pid_ == 0) return;
+  tracee_.forget();
+  kernel::call(SYS_kill, pid_, SIGKILL);
+  // The init of a pid namespace ends only after all in it; those are our
+  // tracees and only we can reap them.
+  for (;;) {
+    long reaped = kernel::call(SYS_wait4, -1, nullptr, __WALL, nullptr);
+    if (reaped == -EINTR) continue;
+    if (reaped < 0) break;
+  }
+}
+
+}  // namespace stasis::engine

@@ -1,0 +1,32 @@
+// Seccomp filters: seccomp.img holds each filter once, with the one below it.
+#pragma once
+
+#include <map>
+#include <string>
+
+#include "cgroup.pb.h"
+#include "core.pb.h"
+#include "engine/image/image.h"
+#include "engine/remote/syscall_batch.h"
+#include "engine/remote/tracee.h"
+
+namespace stasis::engine {
+
+// Dump: filters shared by tasks (inherited over fork) are written once.
+class SeccompFilters {
+ public:
+  // `filters`: how many the thread has (/proc/PID/status), unknown: -1.
+  void store(const Tracee& thread, unsigned mode, image::ThreadCoreEntry* core);
+  void write(image::ImageWriter& writer) const;  // nothing where there are none
+
+ private:
+  image::SeccompEntry entry_;
+  std::map<std::string, uint32_t> known_;  // filter with flags and index below it -> index
+};
+
+// Restore: adds the thread's filters, outermost last. The tracer suspends
+// seccomp meanwhile (PTRACE_O_SUSPEND_SECCOMP).
+void restore_seccomp(const image::SeccompEntry& filters, const image::ThreadCoreEntry& core,
+                     SyscallBatch& batch);
+
+}  // namespace stasis::engine

@@ -1,0 +1,104 @@
+#include "engine/tasks/signals.h"
+
+#include <linux/ptrace.h>
+#include <signal.h>
+#include <sys/syscall.h>
+
+#include <array>
+#include <cstring>
+
+#include "kernel/call.h"
+
+namespace stasis::engine {
+
+namespace {
+
+constexpr int signals = 64;
+constexpr size_t mask_size = 8;
+
+bool has_action(int signal) { return signal != SIGKILL && signal != SIGSTOP; }
+
+// The image holds one entry for each signal that can have an action, in order.
+template <typename Visit>
+void for_each_action(const image::CoreEntry& core, Visit visit) {
+  int index = 0;
+  for (int signal = 1; signal <= signals; ++signal) {
+    if (!has_action(signal)) continue;
+    if (index >= core.tc().sigactions_size()) return;
+    visit(signal, core.tc().sigactions(index++));
+  }
+}
+
+}  // namespace
+
+SignalActions::SignalActions(SyscallBatch& batch) {
+  for (int signal = 1; signal <= signals; ++signal) {
+    if (!has_action(signal)) continue;
+    SyscallBatch::Data action = batch.space(sizeof(KernelSigaction));
+    batch.must("read the signal actions of", SYS_rt_sigaction, signal, nullptr, action, mask_size);
+    actions_.push_back(action);
+  }
+}
+
+void SignalActions::store(const SyscallBatch& batch, image::TaskCoreEntry* core) const {
+  for (SyscallBatch::Data data : actions_) {
+    auto action = batch.view<KernelSigaction>(data);
+    image::SaEntry* entry = core->add_sigactions();
+    entry->set_sigaction(action.handler);
+    entry->set_flags(action.flags);
+    entry->set_restorer(action.restorer);
+    entry->set_mask(action.mask);
+  }
+}
+
+bool ignores_trap(const image::CoreEntry& core) {
+  bool result = false;
+  for_each_action(core, [&](int signal, const image::SaEntry& entry) {
+    if (signal == SIGTRAP && entry.sigaction() == 1) result = true;
+  });
+  return result;
+}
+
+void restore_actions(const image::CoreEntry& core, SyscallBatch& batch) {
+  bool trap_ignored = ignores_trap(core);
+  for_each_action(core, [&](int signal, const image::SaEntry& entry) {
+    if (signal == SIGTRAP && trap_ignored) return;
+    if (entry.sigaction() == 0 && entry.flags() == 0 && entry.mask() == 0) return;
+    KernelSigaction action{entry.sigaction(), entry.flags(), entry.restorer(), entry.mask()};
+    batch.must("set the signal actions of", SYS_rt_sigaction, signal, batch.object(action), nullptr,
+               mask_size);
+  });
+}
+
+void store_pending(const Tracee& thread, bool shared, image::SignalQueueEntry* queue) {
+  std::array<siginfo_t, 32> chunk;
+  ptrace_peeksiginfo_args args{};
+  args.flags = shared ? PTRACE_PEEKSIGINFO_SHARED : 0;
+  args.nr = chunk.size();
+  for (;;) {
+    long n = kernel::must(
+        kernel::call(SYS_ptrace, PTRACE_PEEKSIGINFO, thread.tid(), &args, chunk.data()),
+        "read the pending signals of thread", std::to_string(thread.tid()));
+    if (n == 0) return;
+    for (long i = 0; i < n; ++i)
+      queue->add_signals()->set_siginfo(&chunk[static_cast<size_t>(i)], sizeof(siginfo_t));
+    args.off += static_cast<uint64_t>(n);
+  }
+}
+
+void restore_pending(const image::SignalQueueEntry& queue, pid_t ns_pid, pid_t ns_tid, bool shared,
+                     SyscallBatch& batch) {
+  for (const image::SiginfoEntry& entry : queue.signals()) {
+    siginfo_t info{};
+    memcpy(&info, entry.siginfo().data(), std::min(entry.siginfo().size(), sizeof info));
+    SyscallBatch::Data data = batch.object(info);
+    // A task may send itself any siginfo, also the kernel's.
+    if (shared)
+      batch.must("queue the pending signals of", SYS_rt_sigqueueinfo, ns_pid, info.si_signo, data);
+    else
+      batch.must("queue the pending signals of", SYS_rt_tgsigqueueinfo, ns_pid, ns_tid,
+                 info.si_signo, data);
+  }
+}
+
+}  // namespace stasis::engine

@@ -1,0 +1,172 @@
+#include "engine/tasks/store_task.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <linux/membarrier.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+
+#include <optional>
+
+#include "base/text.h"
+#include "engine/image/format.h"
+#include "engine/remote/healing_stub.h"
+#include "engine/tasks/credentials.h"
+#include "engine/tasks/limits.h"
+#include "engine/tasks/registers.h"
+#include "engine/tasks/signals.h"
+#include "engine/tasks/thread_state.h"
+#include "engine/tasks/timers.h"
+#include "kernel/fs.h"
+#include "kernel/proc_misc.h"
+
+namespace stasis::engine {
+
+namespace {
+
+constexpr int membarrier_get_registrations = 1 << 9;  // Linux 6.3 and newer
+
+StubPlace stub_place(const FrozenTask& task) {
+  for (const kernel::MappedArea& area : task.areas) {
+    if (area.path != "[vdso]") continue;
+    if (auto place = find_stub_place(task.mem.get(), area.start, area.end)) return *place;
+  }
+  throw Error("look inside", task.name())
+      .because("its vdso is missing or has no room for a few instructions")
+      .hint("start the container without vdso=0");
+}
+
+// The middle of the widest unmapped range: far from what grows.
+uint64_t find_hole(const FrozenTask& task) {
+  uint64_t best = 0, width = 0, end = 0x10000;
+  for (const kernel::MappedArea& area : task.areas) {
+    if (area.start >= (uint64_t{1} << 47)) break;
+    if (area.start > end && area.start - end > width) {
+      width = area.start - end;
+      best = end + width / 2;
+    }
+    end = area.end;
+  }
+  return best & ~uint64_t{4095};
+}
+
+std::string lsm_label(const FrozenTask& task, const FrozenThread& thread) {
+  std::string path = fmt::format("task/{}/attr/current", thread.tid);
+  long fd = kernel::call(SYS_openat, task.proc.get(), path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return {};
+  UniqueFd file(static_cast<int>(fd));
+  char label[4096];
+  long n = kernel::call(SYS_read, file.get(), label, sizeof label);  // EINVAL without an LSM
+  if (n <= 0) return {};
+  std::string_view text(label, static_cast<size_t>(n));
+  text = text::trim(text.substr(0, text.find('\0')));
+  text = text.substr(0, text.find(" ("));  // AppArmor: "profile (enforce)"
+  return std::string(text == "unconfined" ? std::string_view{} : text);
+}
+
+std::vector<kernel::PosixTimer> posix_timers(const FrozenTask& task) {
+  long fd = kernel::call(SYS_openat, task.proc.get(), "timers", O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return {};
+  UniqueFd file(static_cast<int>(fd));
+  std::vector<kernel::PosixTimer> timers =
+      kernel::parse_timers(kernel::read_all(file.get(), "timers"));
+  for (kernel::PosixTimer& timer : timers)
+    for (const FrozenThread& thread : task.threads)
+      if (thread.tid == timer.target) timer.target = thread.ns_tid;
+  return timers;
+}
+
+// What only the leader is asked.
+struct ProcessQuestions {
+  ProcessQuestions(SyscallBatch& batch, const FrozenTask& task)
+      : actions(batch),
+        timers(batch, posix_timers(task)),
+        subreaper(batch.space(8)),
+        brk(batch.must("read the heap of", SYS_brk, 0)),
+        dumpable(batch.must("read the dumpable flag of", SYS_prctl, PR_GET_DUMPABLE, 0, 0, 0, 0)),
+        membarrier(batch.may(SYS_membarrier, membarrier_get_registrations, 0, 0)) {
+    batch.must("read the subreaper flag of", SYS_prctl, PR_GET_CHILD_SUBREAPER, subreaper, 0, 0, 0);
+  }
+  SignalActions actions;
+  Timers timers;
+  SyscallBatch::Data subreaper;
+  SyscallBatch::Slot brk, dumpable, membarrier;
+};
+
+void store_process(const FrozenTask& task, const SyscallBatch& batch, const ProcessQuestions& asked,
+                   image::TaskCoreEntry* core) {
+  const FrozenThread& leader = task.threads.front();
+  core->set_task_state(leader.stop_signal ? image::task_stopped : image::task_alive);
+  if (leader.stop_signal) core->set_stop_signo(static_cast<uint32_t>(leader.stop_signal));
+  core->set_exit_code(0);
+  core->set_flags(task.stat.flags);
+  core->set_comm(task.status.name);
+  std::string personality = kernel::read_file_at(task.proc.get(), "personality");
+  core->set_personality(text::to_int<uint32_t>(text::trim(personality), 16).value_or(0));
+  asked.actions.store(batch, core);
+  asked.timers.store(batch, core->mutable_timers());
+  core->set_child_subreaper(batch.view<int32_t>(asked.subreaper) != 0);
+  long registrations = batch.result(asked.membarrier);
+  if (registrations > 0)
+    core->set_membarrier_registration_mask(static_cast<uint32_t>(registrations));
+  store_limits(task, core);
+  store_pending(leader.tracee, true, core->mutable_signals_s());
+}
+
+}  // namespace
+
+uint64_t store_cores(FrozenTask& task, SeccompFilters& filters) {
+  StubPlace place = stub_place(task);
+  uint64_t hole = find_hole(task);
+  uint64_t brk = 0;
+  for (FrozenThread& thread : task.threads) {
+    bool leader = &thread == &task.threads.front();
+    const kernel::ProcStatus& s = thread.status;
+    int signal = idle_signal(s.caught, s.blocked, s.pending | s.shared_pending);
+    if (signal == 0)
+      throw Error("look inside", task.name())
+          .because("it uses all of SIGURG, SIGWINCH, SIGCHLD and SIGCONT itself");
+    SyscallBatch batch;
+    Credentials credentials(batch);
+    ThreadState state(batch);
+    std::optional<ProcessQuestions> process;
+    if (leader) process.emplace(batch, task);
+
+    HealingStub stub({&thread.tracee, task.pid, task.ns_pid, thread.ns_tid, hole, signal,
+                      fmt::format("thread {} of {}", thread.tid, task.name())},
+                     place, task.mem.get());
+    image::CoreEntry& core = thread.core;
+    core.set_mtype(image::CoreEntry::X86_64);
+    store_registers(stub.saved(), thread.tracee.xstate(), core.mutable_thread_info());
+    stub.run(batch);
+    stub.finish();
+
+    image::ThreadCoreEntry* t = core.mutable_thread_core();
+    credentials.store(batch, s, lsm_label(task, thread), t->mutable_creds());
+    state.store(batch, thread.tracee, s.name, &core);
+    filters.store(thread.tracee, s.seccomp, t);
+    store_pending(thread.tracee, false, t->mutable_signals_p());
+    t->set_blk_sigset(stub.mask());
+    if (!leader) continue;
+    store_process(task, batch, *process, core.mutable_tc());
+    core.mutable_tc()->set_blk_sigset(stub.mask());
+    brk = static_cast<uint64_t>(batch.result(process->brk));
+    task.dumpable = static_cast<int>(batch.result(process->dumpable));
+  }
+  return brk;
+}
+
+image::CoreEntry zombie_core(const FrozenTask& task) {
+  image::CoreEntry core;
+  core.set_mtype(image::CoreEntry::X86_64);
+  image::TaskCoreEntry* t = core.mutable_tc();
+  t->set_task_state(image::task_dead);
+  t->set_exit_code(static_cast<uint32_t>(task.stat.exit_code));
+  t->set_personality(0);
+  t->set_flags(task.stat.flags);
+  t->set_blk_sigset(0);
+  t->set_comm(task.status.name);
+  return core;
+}
+
+}  // namespace stasis::engine

@@ -1,0 +1,26 @@
+// What belongs to one thread beside registers, signals and credentials:
+// alternate stack, robust futex list, rseq, clear_child_tid, name, scheduling.
+#pragma once
+
+#include <string>
+
+#include "core.pb.h"
+#include "engine/remote/syscall_batch.h"
+#include "engine/remote/tracee.h"
+
+namespace stasis::engine {
+
+class ThreadState {
+ public:
+  explicit ThreadState(SyscallBatch& batch);
+  void store(const SyscallBatch& batch, const Tracee& thread, const std::string& comm,
+             image::CoreEntry* core) const;
+
+ private:
+  SyscallBatch::Data stack_, tid_address_, death_signal_;
+};
+
+// Restore, run by the thread itself when its memory is in place.
+void restore_thread_state(const image::CoreEntry& core, SyscallBatch& batch);
+
+}  // namespace stasis::engine
