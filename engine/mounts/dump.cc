@@ -1,0 +1,174 @@
+#include <sys/mount.h>
+#include <sys/syscall.h>
+
+#include <algorithm>
+#include <map>
+
+#include "engine/image/image.h"
+#include "engine/mounts/archive.h"
+#include "engine/mounts/fs_types.h"
+#include "engine/mounts/mounts.h"
+#include "engine/mounts/tree.h"
+#include "engine/mounts/view.h"
+#include "kernel/fs.h"
+
+namespace stasis::engine::mounts {
+
+namespace {
+
+using mountmap::Mount;
+
+uint32_t device(const Mount& mount) { return mount.major << 20 | mount.minor; }
+
+// What is common to all mounts of the plan.
+struct Surroundings {
+  bool own_cgroups = false;  // the container has a cgroup namespace
+  // Device -> the path that the cgroup namespace begins at: the shortest one.
+  std::map<uint32_t, std::string> cgroup_base;
+  mountmap::MountTable host;  // ours; read when needed
+};
+
+bool is_cgroup(const Mount& mount) { return mount.fstype == "cgroup" || mount.fstype == "cgroup2"; }
+
+Surroundings look_around(const DumpPlan& plan) {
+  Surroundings result;
+  bool any_shared = false;
+  for (const auto& mount : plan.mounts.mounts()) {
+    bool external = plan.external_mounts.count(mount.id) != 0;
+    any_shared |= external && mount.shared;
+    if (external || !is_cgroup(mount)) continue;
+    auto [base, is_new] = result.cgroup_base.emplace(device(mount), mount.root);
+    if (!is_new && mount.root.size() < base->second.size()) base->second = mount.root;
+  }
+  if (!result.cgroup_base.empty())
+    result.own_cgroups = kernel::read_link("/proc/self/ns/cgroup") !=
+                         kernel::read_link("/proc/" + std::to_string(plan.root) + "/ns/cgroup");
+  if (any_shared)
+    result.host = mountmap::MountTable::parse(kernel::read_file("/proc/self/mountinfo"));
+  return result;
+}
+
+uint32_t mount_flags(const Mount& mount) {
+  auto flags = static_cast<uint32_t>(mount.flags);
+  if (!(flags & (MS_RELATIME | MS_NOATIME))) flags |= MS_STRICTATIME;
+  if (mount.shared) flags |= MS_SHARED;
+  if (mount.master) flags |= MS_SLAVE;
+  if (mount.unbindable) flags |= MS_UNBINDABLE;
+  return flags;
+}
+
+void set_root(const Mount& mount, const Surroundings& around, image::MntEntry& entry) {
+  constexpr std::string_view deleted = "//deleted";
+  std::string root = mount.root;
+  if (is_cgroup(mount) && !entry.has_ext_key() && around.own_cgroups) {
+    // We see more of the hierarchy than the container does, whose cgroup
+    // namespace is gone at restore: there the root is its own.
+    const auto& base = around.cgroup_base.at(device(mount));
+    if (is_beneath(root, base)) root = "/" + relative_to(root, base);
+  }
+  if (root.ends_with(deleted)) {
+    root.resize(root.size() - deleted.size());
+    // An external source is there again, or another one in its place.
+    if (!entry.has_ext_key()) entry.set_deleted(true);
+  }
+  entry.set_root(root.empty() ? "/" : root);
+}
+
+image::MntEntry describe(const Mount& mount, const DumpPlan& plan, const Surroundings& around) {
+  image::MntEntry entry;
+  entry.set_fstype(fstype_code(mount.fstype));
+  entry.set_mnt_id(static_cast<uint32_t>(mount.id));
+  entry.set_root_dev(device(mount));
+  entry.set_parent_mnt_id(static_cast<uint32_t>(mount.parent));
+  entry.set_flags(mount_flags(mount));
+  entry.set_sb_flags(static_cast<uint32_t>(mount.sb_flags));
+  entry.set_mountpoint(mount.mountpoint);
+  entry.set_source(mount.source);
+  entry.set_options(mount.sb_options);
+  // The kernel doesn't show it, CRIU wants to read it.
+  if (mount.fstype == "devpts")
+    entry.set_options(mount.sb_options + (mount.sb_options.empty() ? "" : ",") + "newinstance");
+  entry.set_shared_id(static_cast<uint32_t>(mount.shared));
+  entry.set_master_id(static_cast<uint32_t>(mount.master));
+  if (auto key = plan.external_mounts.find(mount.id); key != plan.external_mounts.end()) {
+    entry.set_ext_key(key->second);
+    const auto& host = around.host.mounts();
+    if (mount.shared)
+      entry.set_internal_sharing(std::none_of(host.begin(), host.end(), [&](const Mount& other) {
+        return other.shared == mount.shared;
+      }));
+  }
+  set_root(mount, around, entry);
+  return entry;
+}
+
+// In the image's order, the last mount first.
+std::vector<image::MntEntry> describe_all(const DumpPlan& plan) {
+  auto around = look_around(plan);
+  std::vector<image::MntEntry> entries;
+  const auto& mounts = plan.mounts.mounts();
+  for (auto mount = mounts.rbegin(); mount != mounts.rend(); ++mount) {
+    if (plan.skipped_mounts.count(mount->id)) continue;
+    if (mount->idmapped)
+      throw Error("checkpoint the mount", mount->mountpoint)
+          .because("its user ids are mapped (idmap), which cannot be read back")
+          .hint("Mount it without an id mapping.");
+    entries.push_back(describe(*mount, plan, around));
+  }
+  return entries;
+}
+
+// Messages in a POSIX queue are in no image.
+void refuse_queues(int view, const std::string& mountpoint) {
+  UniqueFd dir = kernel::open_at(view, ".", O_RDONLY | O_DIRECTORY);
+  char list[4096];
+  for (long used = 0;;) {
+    long size = kernel::must(kernel::call(SYS_getdents64, dir.get(), list, sizeof list), "list",
+                             mountpoint);
+    if (size == 0) return;
+    // "." and ".." take 24 bytes each.
+    used += size;
+    if (used > 48)
+      throw Error("checkpoint the mount", mountpoint + " (mqueue)")
+          .because("it holds POSIX message queues, which are not supported yet")
+          .hint("Let the program close and unlink its message queues (mq_unlink) first.");
+  }
+}
+
+}  // namespace
+
+std::vector<Finding> obstacles(const DumpPlan& plan) {
+  try {
+    plan_tree(describe_all(plan));
+    return {};
+  } catch (const Error& error) {
+    return {{error.subject(), error.cause(), error.remedy()}};
+  }
+}
+
+void dump(const DumpPlan& plan, uint32_t ns_id, image::ImageWriter& writer, Log& log) {
+  auto entries = describe_all(plan);
+  auto tree = plan_tree(entries);
+  std::vector<const Mount*> with_content;
+  for (const auto& node : tree.nodes) {
+    bool has_content =
+        node.entry->fstype() == image::TMPFS || node.entry->fstype() == image::MQUEUE;
+    if (node.how == How::fresh && has_content)
+      with_content.push_back(plan.mounts.find(static_cast<int>(node.entry->mnt_id())));
+  }
+  auto views = open_views(plan, with_content);
+  for (size_t i = 0; i < views.size(); ++i) {
+    const Mount& mount = *with_content[i];
+    if (mount.fstype == "mqueue") {
+      refuse_queues(views[i].get(), mount.mountpoint);
+      continue;
+    }
+    int out = writer.raw("tmpfs-dev-" + std::to_string(device(mount)) + ".tar.gz");
+    pack(views[i].get(), out, mount.mountpoint);
+    log.debug("packed the content of {}", mount.mountpoint);
+  }
+  for (const auto& entry : entries) writer.append("mountpoints-" + std::to_string(ns_id), entry);
+  log.info("{} mounts, {} of them with content", entries.size(), with_content.size());
+}
+
+}  // namespace stasis::engine::mounts

@@ -1,0 +1,40 @@
+#include "engine/mounts/staging.h"
+
+#include <sys/syscall.h>
+
+#include "kernel/fs.h"
+#include "kernel/mount_api.h"
+
+namespace stasis::engine::mounts {
+
+namespace {
+
+UniqueFd make_directory(int parent, const char* name) {
+  kernel::must(kernel::call(SYS_mkdirat, parent, name, 0700), "create the staging directory", name);
+  return kernel::open_at(parent, name, O_PATH | O_DIRECTORY);
+}
+
+}  // namespace
+
+Staging::Staging(const std::string& path) {
+  kernel::FsContext context("tmpfs");
+  context.set("source", "stasis");
+  context.create();
+  mount_ = context.mount(0);
+  UniqueFd place = kernel::open(path, O_PATH | O_DIRECTORY);
+  kernel::attach_mount(mount_.get(), place.get(), path);
+  directory_ = make_directory(mount_.get(), "sources");
+  root_ = make_directory(mount_.get(), "root");
+  file_ = kernel::open_at(mount_.get(), "file", O_RDONLY | O_CREAT | O_EXCL, 0600);
+}
+
+void Staging::attach(int mount) {
+  bool is_directory = S_ISDIR(kernel::stat_fd(mount, STATX_TYPE).stx_mode);
+  kernel::attach_mount(mount, is_directory ? directory_.get() : file_.get(), "the staging area");
+}
+
+void Staging::attach_root(int mount) {
+  kernel::attach_mount(mount, root_.get(), "the staging area");
+}
+
+}  // namespace stasis::engine::mounts
