@@ -143,6 +143,36 @@ std::string join(std::string_view directory, std::string_view rest) {
   return path.empty() ? "/" : path;
 }
 
+const std::vector<std::string>& properties(const Hierarchy& hierarchy) {
+  static const std::vector<std::string> v1 = {
+      "cgroup.clone_children", "cpuset.cpus",      "cpuset.mems",           "cpu.shares",
+      "cpu.cfs_period_us",     "cpu.cfs_quota_us", "memory.limit_in_bytes", "pids.max",
+      "blkio.weight",
+  };
+  static const std::vector<std::string> v2 = {
+      "cgroup.type",
+      "cgroup.subtree_control",
+      "cgroup.max.descendants",
+      "cgroup.max.depth",
+      "cpuset.cpus",
+      "cpuset.mems",
+      "cpu.weight",
+      "cpu.max",
+      "io.weight",
+      "memory.min",
+      "memory.low",
+      "memory.high",
+      "memory.max",
+      "memory.swap.max",
+      "pids.max",
+  };
+  return hierarchy.v2() ? v2 : v1;
+}
+
+std::string relative(std::string_view path) {
+  return path == "/" ? "." : std::string(path.substr(1));
+}
+
 void check_path(std::string_view path) {
   auto bad = [&] {
     return Error("use", "cgroup path \"" + std::string(path) + '"')

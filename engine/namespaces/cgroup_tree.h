@@ -55,6 +55,14 @@ std::string common_directory(std::string_view a, std::string_view b);
 // Joins two absolute paths; neither result nor parts end in a slash, except "/".
 std::string join(std::string_view directory, std::string_view rest);
 
+// The files of a cgroup directory that are written down and put back, in the
+// order of putting back. No others: an image must not reach what is host-wide
+// (release_agent) or widens access (devices.allow).
+const std::vector<std::string>& properties(const Hierarchy& hierarchy);
+
+// "/a/b" below the hierarchy's root as a path relative to it: "a/b", "." for "/".
+std::string relative(std::string_view path);
+
 // A path of an image: absolute, without empty, "." or ".." parts.
 void check_path(std::string_view path);
 
