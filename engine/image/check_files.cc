@@ -1,0 +1,179 @@
+// Open files, descriptors, and what they refer to.
+#include <google/protobuf/descriptor.h>
+
+#include <algorithm>
+#include <unordered_set>
+
+#include "engine/image/check.h"
+
+namespace stasis::image {
+namespace {
+
+using google::protobuf::Message;
+
+constexpr uint32_t descriptor_limit = 1u << 30;
+constexpr uint32_t pipe_limit = 1u << 31;
+
+// Errors about an open file name it by its id, by which the others know it.
+template <typename... Args>
+void expect_file(bool holds, uint32_t id, fmt::format_string<Args...> format, Args&&... args) {
+  if (!holds)
+    throw bad_image(
+        "files", -1,
+        fmt::format("file {}: ", id) + fmt::format(format, std::forward<Args>(args)...));
+}
+
+uint32_t inner_id(const Message& details) {
+  const auto* field = details.GetDescriptor()->FindFieldByName("id");
+  return details.GetReflection()->GetUInt32(details, field);
+}
+
+bool is_regular(const Checkpoint& image, uint32_t id) {
+  auto found = image.files.find(id);
+  return found != image.files.end() && found->second.type() == REG;
+}
+
+// Where the mount table is part of the image, a file's mount must be in it.
+void check_mount_of(const Checkpoint& image, uint32_t id, int32_t mount) {
+  auto mounts = image.mounts.find(image.root().ids.mnt_ns_id());
+  if (mount <= 0 || mounts == image.mounts.end()) return;
+  bool known = std::any_of(
+      mounts->second.begin(), mounts->second.end(),
+      [&](const MntEntry& entry) { return entry.mnt_id() == static_cast<uint32_t>(mount); });
+  expect_file(known, id, "mnt_id {} is not in mountpoints-{}.img", mount, mounts->first);
+}
+
+void check_regular(const Checkpoint& image, const RegFileEntry& file) {
+  expect_file(!file.name().empty(), file.id(), "has no name");
+  expect_file(file.ext() || is_clean_path(file.name()), file.id(), "name {} is no clean path",
+              file.name());
+  expect_file(file.pos() <= INT64_MAX, file.id(), "pos {}", file.pos());
+  if (file.has_mnt_id()) check_mount_of(image, file.id(), file.mnt_id());
+}
+
+template <typename List, typename Id>
+bool has_id(const List& list, Id id) {
+  return std::any_of(list.begin(), list.end(), [&](const auto& entry) { return id(entry); });
+}
+
+void check_kind(const Checkpoint& image, const FileEntry& file) {
+  uint32_t id = file.id();
+  switch (file.type()) {
+    case REG:
+      return check_regular(image, file.reg());
+    case FIFO:
+      return expect_file(is_regular(image, file.fifo().regf_id()), id,
+                         "regf_id {} is no regular file", file.fifo().regf_id());
+    case TTY: {
+      const TtyFileEntry& tty = file.tty();
+      auto same = [&](const TtyInfoEntry& entry) { return entry.id() == tty.tty_info_id(); };
+      expect_file(has_id(image.terminals, same), id, "tty_info_id {} is not in tty-info.img",
+                  tty.tty_info_id());
+      return expect_file(!tty.has_regf_id() || is_regular(image, tty.regf_id()), id,
+                         "regf_id {} is no regular file", tty.regf_id());
+    }
+    case MEMFD: {
+      uint32_t inode = file.memfd().inode_id();
+      auto same = [&](const MemfdInodeEntry& entry) { return entry.inode_id() == inode; };
+      return expect_file(has_id(image.memfds, same), id, "inode_id {} is not in memfd.img", inode);
+    }
+    case TIMERFD:
+      return expect_file(file.tfd().vnsec() < nsec_per_sec && file.tfd().insec() < nsec_per_sec, id,
+                         "a billion nanoseconds or more");
+    case EVENTPOLL:
+      for (const EventpollTfdEntry& target : file.epfd().tfd())
+        expect_file(target.tfd() < descriptor_limit, id, "watches descriptor {}", target.tfd());
+      return;
+    default:
+      return;
+  }
+}
+
+void check_pipe_data(const char* stem, const std::vector<PipeData>& pipes) {
+  std::unordered_set<uint32_t> ids;
+  for (size_t i = 0; i < pipes.size(); ++i) {
+    const PipeDataEntry& entry = pipes[i].entry;
+    auto at = static_cast<int64_t>(i);
+    expect(ids.insert(entry.pipe_id()).second, stem, at, "pipe_id {} again", entry.pipe_id());
+    expect(entry.size() <= pipe_limit, stem, at, "size {}", entry.size());
+    expect(!entry.has_size() || entry.size() == 0 || entry.bytes() <= entry.size(), stem, at,
+           "{} bytes in a pipe of {}", entry.bytes(), entry.size());
+  }
+}
+
+void check_remaps(const Checkpoint& image) {
+  constexpr uint32_t ghost_bit = 1u << 31;  // how old images mark a ghost
+  for (size_t i = 0; i < image.remaps.size(); ++i) {
+    const RemapFilePathEntry& remap = image.remaps[i];
+    auto at = static_cast<int64_t>(i);
+    expect(image.files.count(remap.orig_id()) > 0, "remap-fpath", at,
+           "orig_id {} is not in files.img", remap.orig_id());
+    bool is_old = !remap.has_remap_type();
+    if (is_old ? (remap.remap_id() & ghost_bit) != 0 : remap.remap_type() == GHOST) {
+      std::string ghost = fmt::format("ghost-file-{:x}", remap.remap_id() & ~ghost_bit);
+      expect(image.dir.has(ghost), "remap-fpath", at, "{}.img is missing", ghost);
+    } else if (is_old || remap.remap_type() == LINKED) {
+      expect(is_regular(image, remap.remap_id()), "remap-fpath", at,
+             "remap_id {} is no regular file", remap.remap_id());
+    }
+  }
+}
+
+void check_locks(const Checkpoint& image) {
+  for (size_t i = 0; i < image.locks.size(); ++i) {
+    const FileLockEntry& lock = image.locks[i];
+    auto owner = [&](const TaskImage& task) {
+      return static_cast<int64_t>(task.tree.pid()) == lock.pid();
+    };
+    expect(has_id(image.tasks, owner), "filelocks", static_cast<int64_t>(i),
+           "pid {} is not in pstree.img", lock.pid());
+    expect(lock.fd() >= 0 && lock.start() >= 0, "filelocks", static_cast<int64_t>(i),
+           "fd {}, start {}", lock.fd(), lock.start());
+  }
+}
+
+}  // namespace
+
+bool is_clean_path(std::string_view path) {
+  if (path.empty() || path.front() != '/') return false;
+  std::string slashed = std::string(path) + "/";
+  return slashed.find("/../") == std::string::npos;
+}
+
+void check_files(const Checkpoint& image) {
+  for (const auto& [id, file] : image.files) {
+    const Message* details = file_details(file);
+    expect_file(details != nullptr, id, "is a {} without details of one",
+                FdTypes_Name(file.type()));
+    expect_file(inner_id(*details) == id, id, "has id {} inside", inner_id(*details));
+    check_kind(image, file);
+  }
+  check_pipe_data("pipes-data", image.pipes);
+  check_pipe_data("fifo-data", image.fifos);
+  check_remaps(image);
+  check_locks(image);
+}
+
+void check_descriptors(const Checkpoint& image, const TaskImage& task) {
+  std::string stem = stem_of("fdinfo", task.ids.files_id());
+  std::unordered_set<uint32_t> seen;
+  for (size_t i = 0; i < task.fds.size(); ++i) {
+    const FdinfoEntry& fd = task.fds[i];
+    auto at = static_cast<int64_t>(i);
+    expect(fd.fd() < descriptor_limit, stem, at, "fd {}", fd.fd());
+    expect(seen.insert(fd.fd()).second, stem, at, "fd {} again", fd.fd());
+    auto file = image.files.find(fd.id());
+    expect(file != image.files.end(), stem, at, "fd {}: file {} is not in files.img", fd.fd(),
+           fd.id());
+    expect(file->second.type() == fd.type(), stem, at, "fd {}: file {} is a {}, not a {}", fd.fd(),
+           fd.id(), FdTypes_Name(file->second.type()), FdTypes_Name(fd.type()));
+  }
+  stem = stem_of("fs", task.tree.pid());
+  expect(is_regular(image, task.fs.cwd_id()), stem, -1, "cwd_id {} is no file in files.img",
+         task.fs.cwd_id());
+  expect(is_regular(image, task.fs.root_id()), stem, -1, "root_id {} is no file in files.img",
+         task.fs.root_id());
+  expect(task.fs.umask() <= 0777, stem, -1, "umask {:o}", task.fs.umask());
+}
+
+}  // namespace stasis::image

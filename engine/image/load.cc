@@ -1,0 +1,194 @@
+// Reads all images of a checkpoint, then checks them against each other.
+#include <sched.h>
+
+#include <cstring>
+
+#include "engine/image/check.h"
+
+namespace stasis::image {
+namespace {
+
+// Descriptor tables, by files_id: tasks that share one are read one image.
+using Tables = std::map<uint32_t, std::vector<FdinfoEntry>>;
+
+PagemapImage read_pagemap(const ImageDir& dir, const std::string& stem) {
+  PagemapImage pagemap;
+  Reader reader = dir.read(stem);
+  PagemapHead head;
+  if (!reader.next(head)) throw bad_image(stem, -1, "has no head");
+  pagemap.pages_id = head.pages_id();
+  for (PagemapEntry entry; reader.next(entry);) pagemap.entries.push_back(entry);
+  return pagemap;
+}
+
+std::vector<PipeData> read_pipes(const ImageDir& dir, const char* stem) {
+  std::vector<PipeData> pipes;
+  if (!dir.has(stem)) return pipes;
+  Reader reader = dir.read(stem);
+  for (PipeDataEntry entry; reader.next(entry);)
+    pipes.push_back({entry, std::string(reader.payload(entry.bytes()))});
+  return pipes;
+}
+
+void read_threads(const ImageDir& dir, TaskImage& task) {
+  auto& tids = *task.tree.mutable_threads();
+  for (int i = 0; i < tids.size(); ++i)
+    if (tids[i] == task.tree.pid()) tids.SwapElements(0, i);
+  for (uint32_t tid : tids) task.threads.push_back(dir.one<CoreEntry>(stem_of("core", tid)));
+  expect(task.threads.front().has_tc(), stem_of("core", task.tree.pid()), -1, "no tc");
+}
+
+TaskImage read_task(const ImageDir& dir, const PstreeEntry& tree, Tables& tables) {
+  TaskImage task;
+  task.tree = tree;
+  read_threads(dir, task);
+  uint32_t pid = tree.pid();
+  if (task.threads.front().has_ids())
+    task.ids = task.threads.front().ids();
+  else if (!task.dead() || dir.has(stem_of("ids", pid)))
+    task.ids = dir.one<TaskKobjIdsEntry>(stem_of("ids", pid));
+  if (task.dead()) return task;
+  task.mm = dir.one<MmEntry>(stem_of("mm", pid));
+  task.fs = dir.one<FsEntry>(stem_of("fs", pid));
+  uint32_t id = task.ids.files_id();
+  auto [table, is_new] = tables.try_emplace(id);
+  if (is_new) table->second = dir.all<FdinfoEntry>(stem_of("fdinfo", id));
+  task.fds = table->second;
+  PagemapImage pagemap = read_pagemap(dir, stem_of("pagemap", pid));
+  task.pagemap = std::move(pagemap.entries);
+  task.pages_id = pagemap.pages_id;
+  return task;
+}
+
+void read_files(Checkpoint& image) {
+  const ImageDir& dir = image.dir;
+  for (FileEntry& file : dir.all<FileEntry>("files")) {
+    uint32_t id = file.id();
+    expect(id != 0 && image.files.emplace(id, std::move(file)).second, "files", -1,
+           "file {}: that id again", id);
+  }
+  image.pipes = read_pipes(dir, "pipes-data");
+  image.fifos = read_pipes(dir, "fifo-data");
+  image.remaps = dir.all<RemapFilePathEntry>("remap-fpath");
+  image.memfds = dir.all<MemfdInodeEntry>("memfd");
+  image.terminals = dir.all<TtyInfoEntry>("tty-info");
+  image.locks = dir.all<FileLockEntry>("filelocks");
+}
+
+std::vector<MessageQueue> read_queues(const ImageDir& dir, const std::string& stem) {
+  std::vector<MessageQueue> queues;
+  if (!dir.has(stem)) return queues;
+  Reader reader = dir.read(stem);
+  for (IpcMsgEntry entry; reader.next(entry);) {
+    MessageQueue queue{entry, {}};
+    for (uint32_t i = 0; i < entry.qnum(); ++i) {
+      IpcMsg message;
+      if (!reader.next(message)) throw reader.error("ends before the last message");
+      std::string_view padded = reader.payload((message.msize() + uint64_t{7}) / 8 * 8);
+      queue.messages.push_back({message.mtype(), std::string(padded.substr(0, message.msize()))});
+    }
+    queues.push_back(std::move(queue));
+  }
+  return queues;
+}
+
+// Entries of M, each followed by the bytes that its format tells.
+template <typename M, typename Add>
+void read_with_payload(const ImageDir& dir, const std::string& stem, Add add) {
+  if (!dir.has(stem)) return;
+  Reader reader = dir.read(stem);
+  const Format* format = format_of(stem);
+  for (M entry; reader.next(entry);) add(entry, reader.payload(format->payload(entry)));
+}
+
+void read_ipc(Checkpoint& image, uint32_t id) {
+  const ImageDir& dir = image.dir;
+  image.ipc = dir.maybe_one<IpcVarEntry>(stem_of("ipcns-var", id));
+  image.queues = read_queues(dir, stem_of("ipcns-msg", id));
+  read_with_payload<IpcSemEntry>(
+      dir, stem_of("ipcns-sem", id), [&](const IpcSemEntry& entry, std::string_view bytes) {
+        SemaphoreSet set{entry, std::vector<uint16_t>(entry.nsems())};
+        std::memcpy(set.values.data(), bytes.data(), set.values.size() * sizeof(uint16_t));
+        image.semaphores.push_back(std::move(set));
+      });
+  read_with_payload<IpcShmEntry>(dir, stem_of("ipcns-shm", id),
+                                 [&](const IpcShmEntry& entry, std::string_view bytes) {
+                                   image.segments.push_back({entry, std::string(bytes)});
+                                 });
+}
+
+void read_namespaces(Checkpoint& image) {
+  const ImageDir& dir = image.dir;
+  const TaskKobjIdsEntry& ids = image.root().ids;
+  uint64_t own = image.namespaces();
+  if (own & CLONE_NEWUTS) image.uts = dir.maybe_one<UtsnsEntry>(stem_of("utsns", ids.uts_ns_id()));
+  if (own & CLONE_NEWIPC) read_ipc(image, ids.ipc_ns_id());
+  if (own & CLONE_NEWNS)
+    image.mounts[ids.mnt_ns_id()] = dir.all<MntEntry>(stem_of("mountpoints", ids.mnt_ns_id()));
+  if (own & CLONE_NEWPID)
+    image.pidns = dir.maybe_one<PidnsEntry>(stem_of("pidns", ids.pid_ns_id()));
+  if (own & CLONE_NEWUSER)
+    image.userns = dir.maybe_one<UsernsEntry>(stem_of("userns", ids.user_ns_id()));
+  if (own & CLONE_NEWNET) {
+    image.netns = dir.maybe_one<NetnsEntry>(stem_of("netns", ids.net_ns_id()));
+    image.netdevs = dir.all<NetDeviceEntry>(stem_of("netdev", ids.net_ns_id()));
+  }
+  // The clocks are under id 0 when the tasks were in the dumper's time namespace.
+  std::string own_clocks = stem_of("timens", ids.time_ns_id());
+  bool has_own = (own & CLONE_NEWTIME) && dir.has(own_clocks);
+  image.timens = dir.maybe_one<TimensEntry>(has_own ? own_clocks : "timens-0");
+  image.cgroup = dir.maybe_one<CgroupEntry>("cgroup");
+  image.seccomp = dir.maybe_one<SeccompEntry>("seccomp");
+}
+
+void read_shared_memory(Checkpoint& image) {
+  auto read = [&](uint64_t id) {
+    std::string stem = stem_of("pagemap-shmem", id);
+    if (!image.shmem.count(id) && image.dir.has(stem))
+      image.shmem.emplace(id, read_pagemap(image.dir, stem));
+  };
+  for (const TaskImage& task : image.tasks)
+    for (const VmaEntry& vma : task.mm.vmas())
+      if (vma.status() & (vma_anon_shared | vma_sysvipc)) read(vma.shmid());
+  for (const MemfdInodeEntry& memfd : image.memfds) read(memfd.shmid());
+  for (const SharedSegment& segment : image.segments) read(segment.entry.desc().id());
+}
+
+}  // namespace
+
+Checkpoint load(ImageDir dir) {
+  Checkpoint image;
+  image.dir = std::move(dir);
+  if (!image.dir.has("inventory"))
+    throw Error("read image", "inventory.img")
+        .because("there is none, so this directory holds no checkpoint")
+        .hint("check the path; a checkpoint that failed halfway leaves no inventory.img");
+  image.inventory = image.dir.one<InventoryEntry>("inventory");
+  check_inventory(image.inventory);
+  std::vector<PstreeEntry> tree = image.dir.all<PstreeEntry>("pstree");
+  check_tree(tree, image.dir.limits());
+  Tables tables;
+  for (const PstreeEntry& entry : tree) image.tasks.push_back(read_task(image.dir, entry, tables));
+  expect(!image.root().dead(), "core-" + std::to_string(tree.front().pid()), -1,
+         "the first process is dead");
+  read_files(image);
+  read_namespaces(image);
+  read_shared_memory(image);
+
+  check_confinement(image);
+  check_namespaces(image);
+  for (const auto& [id, mounts] : image.mounts) check_mounts(stem_of("mountpoints", id), mounts);
+  check_files(image);
+  for (const TaskImage& task : image.tasks) {
+    check_task(image, task);
+    if (task.dead()) continue;
+    check_memory(image, task);
+    check_descriptors(image, task);
+  }
+  check_shared_memory(image);
+  return image;
+}
+
+Checkpoint load(int dir, const Limits& limits) { return load(ImageDir::open(dir, limits)); }
+
+}  // namespace stasis::image
