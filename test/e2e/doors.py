@@ -5,7 +5,7 @@ import pathlib
 import stat
 import subprocess
 
-from harness import Container, expect, run, scenario, wait_for
+from harness import Container, Skip, expect, run, scenario, wait_for
 
 
 def record_of(c):
@@ -165,7 +165,8 @@ def other_runc_root(env):
 @scenario
 def sanitized(env):
     """The engine built with sanitizers, through all doors; it reports nothing."""
-    env.only_stasis()
+    if not env.asan or not os.path.exists(env.asan):
+        raise Skip("needs a build with sanitizers")
     env = env.with_engine(env.asan)
     for program in ("memory", "threads", "tree", "files", "pipes", "signals"):
         with Container(env, program) as c:

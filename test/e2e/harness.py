@@ -20,6 +20,7 @@ import observe  # noqa: E402
 
 SCENARIOS = {}
 PREFIX = "stasis-test-"
+PATIENCE = int(os.environ.get("STASIS_TEST_PATIENCE", "1"))  # on an emulated machine all takes longer
 
 
 class Failure(Exception):
@@ -48,7 +49,7 @@ def run(*command, ok=True, timeout=120, env=None, **keywords):
     """Runs a command; a failure (or success, with ok=False; None: either) is a Failure."""
     command = [str(c) for c in command]
     result = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True,
-                            errors="replace", timeout=timeout, check=False,
+                            errors="replace", timeout=timeout * PATIENCE, check=False,
                             env={**os.environ, **(env or {})}, **keywords)
     if ok is not None and (result.returncode == 0) != ok:
         raise Failure(f"$ {' '.join(command)}\nexit code {result.returncode}\n"
@@ -57,7 +58,7 @@ def run(*command, ok=True, timeout=120, env=None, **keywords):
 
 
 def wait_for(what, condition, seconds=20):
-    end = time.monotonic() + seconds
+    end = time.monotonic() + seconds * PATIENCE
     while True:
         value = condition()
         if value:
@@ -127,7 +128,8 @@ class Container:
         command = [str(c) for c in command]
         stdout = self.stdout if self.stdout is not None else subprocess.DEVNULL
         result = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=stdout,
-                                stderr=subprocess.DEVNULL, timeout=timeout, check=False,
+                                stderr=subprocess.DEVNULL, timeout=timeout * PATIENCE,
+                                check=False,
                                 env={**os.environ, **(env or {})})
         if ok is not None and (result.returncode == 0) != ok:
             raise Failure(f"$ {' '.join(command)}\nexit code {result.returncode}\n"
@@ -208,7 +210,7 @@ class Container:
 
     def observe(self):
         """The outside view, of a moment in which nothing moves."""
-        last, deadline = None, time.monotonic() + 20
+        last, deadline = None, time.monotonic() + 20 * PATIENCE
         while time.monotonic() < deadline:
             run("runc", "pause", self.name)
             try:
