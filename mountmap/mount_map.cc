@@ -42,6 +42,15 @@ std::string rebase(std::string_view path, std::string_view from, std::string_vie
   return (to == "/" ? std::string() : std::string(to)) + std::string(rest);
 }
 
+// The kernel appends this to a root whose name has been removed.
+std::string_view standing_root(const Mount& mount) {
+  std::string_view root = mount.root;
+  if (root.ends_with("//deleted")) root.remove_suffix(9);
+  return root;
+}
+
+bool device_node(const Mount& mount) { return mount.fstype == "devtmpfs" && mount.root != "/"; }
+
 std::string_view base_name(std::string_view path) { return path.substr(path.rfind('/') + 1); }
 
 class Mapper {
@@ -85,9 +94,10 @@ class Mapper {
 
   // Where the host shows the root of this mount.
   std::string host_path(const Mount& mount) const {
+    std::string_view root = standing_root(mount);
     for (const auto& host : input_.host.mounts()) {
-      if (device(host) != device(mount) || !inside(mount.root, host.root)) continue;
-      std::string path = rebase(mount.root, host.root, host.mountpoint);
+      if (device(host) != device(mount) || !inside(root, host.root)) continue;
+      std::string path = rebase(root, host.root, host.mountpoint);
       if (input_.host.at(path) == &host) return path;  // otherwise covered by another
     }
     return {};
@@ -99,7 +109,7 @@ class Mapper {
   bool is_bind_of(const Mount& mount, const std::string& source) const {
     const Mount* host = input_.host.at(source);
     return device(*host) == device(mount) &&
-           mount.root == rebase(source, host->mountpoint, host->root);
+           standing_root(mount) == rebase(source, host->mountpoint, host->root);
   }
 
   bool plausible(const oci::ConfigMount& wanted, const Mount& mount) const {
@@ -164,9 +174,7 @@ class Mapper {
       row.reason = "the container's root file system";
       done_.insert(mount.id);
     } else if (config && config->bind()) {
-      external(row,
-               mount.fstype == "devtmpfs" && mount.root != "/" ? ExternalKind::device
-                                                               : ExternalKind::directory,
+      external(row, device_node(mount) ? ExternalKind::device : ExternalKind::directory,
                config->source, "config.json binds it from the host");
     } else if (masked_file(mount)) {
       external(row, ExternalKind::masked, "/dev/null", "masked: /dev/null stands over it");
@@ -184,7 +192,7 @@ class Mapper {
       return;
     }
     external(row, ExternalKind::cgroup, host_path(row.mount),
-             "cgroup v1 controller without a cgroup namespace: the host's own hierarchy");
+             "cgroup v1 controller, no cgroup namespace: the host's own");
   }
 
   void classify_file_system(MapRow& row, const oci::ConfigMount* config) {
@@ -218,13 +226,14 @@ class Mapper {
                            rebase(mount.root, from->mount.root, from->mount.mountpoint)));
     } else if (on_host(mount)) {
       const MapRow* over = row_of(mount.parent);
-      bool part = over && over->kind == MountClass::external && configured(*over);
-      external(row,
-               mount.fstype == "devtmpfs" && mount.root != "/" ? ExternalKind::device
-                                                               : ExternalKind::directory,
-               host_path(mount),
-               part ? fmt::format("came with the recursive bind {}", over->mount.mountpoint)
-                    : "its file system is mounted on the host too");
+      if (over && over->kind == MountClass::external && configured(*over))
+        external(row, ExternalKind::directory, host_path(mount),
+                 fmt::format("came with the recursive bind {}", over->mount.mountpoint));
+      else if (device_node(mount))
+        external(row, ExternalKind::device, host_path(mount), "device node of the host");
+      else
+        external(row, ExternalKind::directory, host_path(mount),
+                 "its file system is mounted on the host too");
     } else {
       unknown(row);
     }

@@ -97,7 +97,7 @@ std::optional<FileIdentity> identify(const std::string& path);
 // be while it has not pivoted there yet (in a hook); no rows when nothing is
 // mounted there.
 MountMap map_process(pid_t pid, const oci::Config* config, const SourceRecord* created,
-                     const std::string& rootfs = "/");
+                     std::string rootfs = "/");
 
 // For doors that are given keys (mountpoints inside the container) and values
 // (names in the image) instead of a configuration. A key means one mount, the

@@ -143,12 +143,28 @@ std::string descriptor_path(int fd) {
   return kernel::read_link("/proc/self/fd/" + std::to_string(fd));
 }
 
-// A destination with the container's own symbolic links followed.
-std::string resolve_inside(int root, const std::string& path) {
+// The mountpoint that a destination with symbolic links leads to inside the
+// container; by the mount's id, since the file there may have lost its name.
+std::string resolve_inside(int root, const MountTable& table, const std::string& path) {
   long fd = kernel::try_open_in(root, path, O_PATH, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS);
   if (fd < 0) return {};
   UniqueFd here(static_cast<int>(fd));
-  return descriptor_path(here.get());
+  struct statx stat{};
+  if (kernel::call(SYS_statx, here.get(), "", AT_EMPTY_PATH | quiet, STATX_MNT_ID, &stat) < 0 ||
+      !(stat.stx_attributes & STATX_ATTR_MOUNT_ROOT))
+    return {};
+  const Mount* mount = table.find(static_cast<int>(stat.stx_mnt_id));
+  return mount ? mount->mountpoint : std::string();
+}
+
+// Where a container has pivoted already, `rootfs` is no path inside it.
+UniqueFd open_root(pid_t pid, std::string& rootfs) {
+  std::string root = "/proc/" + std::to_string(pid) + "/root";
+  long fd =
+      kernel::call(SYS_openat, AT_FDCWD, (root + rootfs).c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC);
+  if (fd >= 0) return UniqueFd(static_cast<int>(fd));
+  rootfs = "/";
+  return kernel::open(root, O_PATH | O_DIRECTORY);
 }
 
 std::string process_link(pid_t pid, const char* name) {
@@ -187,22 +203,22 @@ void examine_sources(MountMap& map, int root, const SourceRecord* created) {
 }
 
 MountMap map_process(pid_t pid, const oci::Config* config, const SourceRecord* created,
-                     const std::string& rootfs) {
+                     std::string rootfs) {
   auto container = MountTable::read(pid);
   auto host = MountTable::read(getpid());
-  UniqueFd root =
-      kernel::open("/proc/" + std::to_string(pid) + "/root" + rootfs, O_PATH | O_DIRECTORY);
+  UniqueFd root = open_root(pid, rootfs);
   // Through the descriptor: the configured path may hold symbolic links.
   if (rootfs != "/") container = container.below(descriptor_path(root.get()));
   if (container.mounts().empty()) return {};
-  MapInput input{
-      .container = container,
-      .host = host,
-      .config = config,
-      .cgroup_namespace =
-          config ? config->has_namespace("cgroup")
-                 : process_link(pid, "ns/cgroup") != process_link(getpid(), "ns/cgroup"),
-      .resolve = [&](const std::string& path) { return resolve_inside(root.get(), path); }};
+  MapInput input{.container = container,
+                 .host = host,
+                 .config = config,
+                 .cgroup_namespace =
+                     config ? config->has_namespace("cgroup")
+                            : process_link(pid, "ns/cgroup") != process_link(getpid(), "ns/cgroup"),
+                 .resolve = [&](const std::string& path) {
+                   return resolve_inside(root.get(), container, path);
+                 }};
   MountMap map = make_map(input);
   examine_sources(map, root.get(), created);
   return map;
