@@ -86,10 +86,11 @@ std::string& ImageWriter::buffer(const std::string& stem) {
 void ImageWriter::append(const std::string& stem, const google::protobuf::Message& entry,
                          std::string_view payload) {
   std::string& out = buffer(stem);
-  size_t size = entry.ByteSizeLong();
-  put_word(out, static_cast<uint32_t>(size));
-  if (!entry.AppendToString(&out) || size > INT32_MAX)
-    throw Error("write image", file_name(stem)).because(entry.InitializationErrorString());
+  if (!entry.IsInitialized())
+    throw Error("write image", file_name(stem))
+        .because("an entry lacks " + entry.InitializationErrorString());
+  put_word(out, static_cast<uint32_t>(entry.ByteSizeLong()));
+  entry.AppendPartialToString(&out);
   out.append(payload);
 }
 

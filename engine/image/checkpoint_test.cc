@@ -1,0 +1,132 @@
+// What load() makes of CRIU's own images.
+#include "engine/image/checkpoint.h"
+
+#include <sched.h>
+
+#include <algorithm>
+#include <catch2/catch.hpp>
+
+#include "engine/image/golden.h"
+#include "kernel/fs.h"
+
+using namespace stasis;
+using namespace stasis::image;
+
+namespace {
+
+const MntEntry* mount_at(const Checkpoint& image, const std::string& path) {
+  for (const MntEntry& mount : image.mounts.at(image.root().ids.mnt_ns_id()))
+    if (mount.mountpoint() == path) return &mount;
+  return nullptr;
+}
+
+const FileEntry& file_of(const Checkpoint& image, const TaskImage& task, uint32_t fd) {
+  for (const FdinfoEntry& entry : task.fds)
+    if (entry.fd() == fd) return image.files.at(entry.id());
+  throw Error("find descriptor", std::to_string(fd));
+}
+
+}  // namespace
+
+TEST_CASE("the demo container, as both CRIUs wrote it") {
+  auto version = GENERATE(as<std::string>(), "criu-4.1.1", "criu-4.2");
+  Checkpoint image = load(ImageDir::of(golden(version + "/demo")));
+
+  CHECK(image.namespaces() ==
+        (CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWNS));
+  REQUIRE(image.tasks.size() == 4);
+  const TaskImage& init = image.root();
+  CHECK(init.tree.pid() == 1);
+  CHECK(init.core().comm() == "sh");
+  CHECK_FALSE(init.dead());
+  CHECK(init.core().rlimits().rlimits(7).cur() == 1024);  // RLIMIT_NOFILE
+  const CredsEntry& creds = init.threads[0].thread_core().creds();
+  CHECK(creds.cap_eff(0) == (1u << 29 | 1u << 10 | 1u << 5));  // as config.json says
+  CHECK(creds.no_new_privs() == 1);
+  CHECK(init.mm.vmas_size() == 11);
+  CHECK(image.files.at(init.mm.exe_file_id()).reg().name() == "/bin/busybox");
+  CHECK(image.files.at(init.fs.cwd_id()).reg().name() == "/");
+
+  // The pipe between the two loops: one pipe_id, one end each.
+  const TaskImage& counter = image.tasks[1];
+  const TaskImage& writer = image.tasks[3];
+  const FileEntry &in = file_of(image, counter, 1), &out = file_of(image, writer, 0);
+  CHECK(in.type() == PIPE);
+  CHECK(in.pipe().flags() == 1);  // O_WRONLY
+  CHECK(out.pipe().flags() == 0);
+  CHECK(in.pipe().pipe_id() == out.pipe().pipe_id());
+  REQUIRE(image.pipes.size() == 1);
+  CHECK(image.pipes[0].entry.pipe_id() == in.pipe().pipe_id());
+  CHECK(image.pipes[0].entry.size() == 65536);
+  CHECK(file_of(image, init, 0).reg().name() == "/dev/null");
+
+  CHECK(mount_at(image, "/data")->ext_key() == "/data");
+  CHECK(mount_at(image, "/etc/hosts")->ext_key() == "/etc/hosts");
+  CHECK(mount_at(image, "/proc/keys")->ext_key() == "/dev/null");
+  CHECK(mount_at(image, "/tmp")->fstype() == TMPFS);
+  CHECK(mount_at(image, "/")->root().ends_with("/rootfs"));
+  std::string archive =
+      "tmpfs-dev-" + std::to_string(mount_at(image, "/tmp")->root_dev()) + ".tar.gz";
+  CHECK(image.dir.has(archive));
+  CHECK(kernel::read_all(image.dir.raw(archive).get(), archive).substr(0, 2) == "\x1f\x8b");
+
+  CHECK(image.uts->nodename() == "demo");
+  CHECK(image.ipc->shm_ctlmni() == 4096);
+  CHECK(image.timens->monotonic().tv_sec() > 0);
+  REQUIRE(image.cgroup);
+  CHECK(image.cgroup->sets_size() == 1);
+  CHECK(init.threads[0].thread_core().cg_set() == image.cgroup->sets(0).id());
+}
+
+TEST_CASE("pages lie where the pagemap says, in either form of its count") {
+  auto version = GENERATE(as<std::string>(), "criu-4.1.1", "criu-4.2");
+  Checkpoint image = load(ImageDir::of(golden(version + "/demo")));
+  for (const TaskImage& task : image.tasks) {
+    uint64_t pages = 0;
+    for (const PagemapEntry& entry : task.pagemap) pages += page_count(entry);
+    CHECK(pages * page_size == image.dir.size("pages-" + std::to_string(task.pages_id)));
+    CHECK(task.pagemap[0].has_nr_pages() == (version == "criu-4.2"));
+  }
+}
+
+TEST_CASE("the multi-threaded container") {
+  auto version = GENERATE(as<std::string>(), "criu-4.1.1", "criu-4.2");
+  Checkpoint image = load(ImageDir::of(golden(version + "/threads")));
+  REQUIRE(image.tasks.size() == 1);
+  const TaskImage& task = image.root();
+  REQUIRE(task.threads.size() == 9);
+  CHECK(task.tree.threads_size() == 9);
+  CHECK(task.threads[0].has_tc());
+  CHECK(task.core().sigactions_size() == 62);
+  CHECK(std::any_of(task.threads.begin(), task.threads.end(), [](const CoreEntry& core) {
+    return core.thread_core().comm() == "third-one";
+  }));
+  for (size_t i = 1; i < task.threads.size(); ++i) {
+    CHECK_FALSE(task.threads[i].has_tc());
+    CHECK(task.threads[i].thread_info().gpregs().fs_base() != 0);
+    CHECK(task.threads[i].thread_core().rseq_entry().rseq_abi_size() == 32);
+  }
+}
+
+TEST_CASE("a directory without an inventory holds no checkpoint") {
+  Images images = golden("criu-4.2/demo");
+  images.erase("inventory");
+  CHECK_THROWS_WITH(load(ImageDir::of(images)), Catch::Contains("inventory.img"));
+}
+
+TEST_CASE("a checkpoint loads from a directory as from memory") {
+  UniqueFd dir = kernel::open(STASIS_FIXTURES "/images/criu-4.2/demo", O_RDONLY | O_DIRECTORY);
+  CHECK(load(dir.get()).tasks.size() == 4);
+}
+
+TEST_CASE("every golden image has a text") {
+  for (const auto& [stem, bytes] : golden("criu-4.1.1/demo")) {
+    INFO(stem);
+    std::string text = to_text(stem, bytes);
+    CHECK_FALSE(text.empty());
+    CHECK_THAT(text, !Catch::Contains("cannot") && !Catch::Contains("no known kind"));
+  }
+  CHECK_THAT(to_text("pstree", golden("criu-4.2/demo").at("pstree")),
+             Catch::StartsWith("PstreeEntry {\n  pid: 1\n"));
+  CHECK_THAT(to_text("pstree", "junk"), Catch::Contains("cannot read image pstree.img"));
+}
