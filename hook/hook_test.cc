@@ -1,0 +1,125 @@
+#include "hook/hook.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <catch2/catch.hpp>
+#include <filesystem>
+#include <fstream>
+
+#include "base/error.h"
+#include "base/unique_fd.h"
+#include "hook/record.h"
+#include "kernel/fs.h"
+
+using namespace stasis;
+namespace fs = std::filesystem;
+
+namespace {
+
+struct Bench {
+  fs::path path;
+  Bench() {
+    char name[] = "/tmp/stasis-hook-XXXXXX";
+    path = mkdtemp(name);
+    fs::create_directories(path / "bundle/rootfs");
+    std::ofstream(path / "hosts") << "127.0.0.1";
+    std::ofstream(path / "bundle/config.json")
+        << R"({"root":{"path":"rootfs"},"mounts":[{"destination":"/etc/hosts","type":"bind",)"
+        << R"("source":")" << (path / "hosts").string() << R"("}]})";
+  }
+  ~Bench() { fs::remove_all(path); }
+
+  std::string state(pid_t pid, const std::string& bundle = "bundle") const {
+    return R"({"id":"web","status":"creating","pid":)" + std::to_string(pid) + R"(,"bundle":")" +
+           (path / bundle).string() + "\"}";
+  }
+  fs::path record() const { return path / "run/web/mountmap.json"; }
+
+  // The error, or nothing.
+  std::string run(const std::string& phase, const std::string& input) const {
+    std::ofstream(path / "stdin") << input;
+    UniqueFd in(open((path / "stdin").c_str(), O_RDONLY | O_CLOEXEC));
+    NullLog log;
+    try {
+      hook::run(phase, in.get(), log, (path / "run").string());
+    } catch (const Error& error) {
+      return error.what();
+    }
+    return {};
+  }
+};
+
+mode_t mode(const fs::path& path) {
+  struct stat stat{};
+  REQUIRE(::stat(path.c_str(), &stat) == 0);
+  return stat.st_mode & 07777;
+}
+
+}  // namespace
+
+TEST_CASE("a record comes, is kept for root alone, is renewed and goes") {
+  Bench bench;
+  for (const char* phase : {"createRuntime", "prestart", "createRuntime", "createContainer"})
+    CHECK(bench.run(phase, bench.state(getpid())) == "");
+  CHECK(mode(bench.record()) == 0600);
+  CHECK(mode(bench.path / "run/web") == 0700);
+  CHECK(mode(bench.path / "run") == 0700);
+  auto sources = hook::load_record((bench.path / "run").string(), "web");
+  REQUIRE(sources);
+  auto now = mountmap::identify(bench.path / "hosts");
+  CHECK(sources->at("/etc/hosts").same_file(*now));
+  // What a killed hook leaves goes too.
+  std::ofstream(bench.record().string() + ".99") << "half";
+  CHECK(bench.run("poststop", bench.state(0)) == "");
+  CHECK_FALSE(fs::exists(bench.path / "run/web"));
+  CHECK(bench.run("poststop", bench.state(0)) == "");
+  CHECK_FALSE(hook::load_record((bench.path / "run").string(), "web"));
+}
+
+TEST_CASE("a record of another boot tells nothing") {
+  Bench bench;
+  CHECK(bench.run("createRuntime", bench.state(getpid())) == "");
+  std::ofstream(bench.record()) << R"({"boot_id":"of another","mounts":[]})";
+  CHECK_FALSE(hook::load_record((bench.path / "run").string(), "web"));
+}
+
+TEST_CASE("poststart of a container that has ended keeps the record of its creation") {
+  Bench bench;
+  CHECK(bench.run("createRuntime", bench.state(getpid())) == "");
+  CHECK(bench.run("poststart", bench.state(999999999)) == "");
+  CHECK(fs::exists(bench.record()));
+}
+
+TEST_CASE("a hook that is called wrongly says so") {
+  Bench bench;
+  CHECK(bench.run("createruntime", bench.state(1)) ==
+        "cannot run hook \"createruntime\": there is no such phase");
+  CHECK(bench.run("startContainer", "") ==
+        "cannot run hook \"startContainer\": there is no such phase");
+  CHECK(bench.run("createRuntime", "") ==
+        "cannot read the container's state on stdin: stdin is empty");
+  CHECK(bench.run("createRuntime", "hello").find("state on stdin: not valid JSON") !=
+        std::string::npos);
+  CHECK(bench.run("createRuntime", bench.state(0)) ==
+        "cannot use the container's state on stdin: it has no pid");
+  CHECK(bench.run("createRuntime", bench.state(getpid(), "none")).find("none/config.json") !=
+        std::string::npos);
+  CHECK(bench.run("poststop", R"({"id":"..","bundle":"/"})").find("container id") !=
+        std::string::npos);
+  CHECK(bench.run("createRuntime", R"({"id":"a","pid":1,"bundle":"b"})") ==
+        "cannot use the container's state on stdin: bundle \"b\" is not an absolute path");
+  CHECK_FALSE(fs::exists(bench.path / "run"));
+  NullLog log;
+  CHECK_THROWS_AS(hook::run("poststop", -1, log, (bench.path / "run").string()), Error);
+}
+
+TEST_CASE("a record is never written through a symbolic link") {
+  Bench bench;
+  fs::create_directory(bench.path / "run");
+  fs::create_directory(bench.path / "elsewhere");
+  fs::create_symlink(bench.path / "elsewhere", bench.path / "run/web");
+  CHECK(bench.run("createRuntime", bench.state(getpid())) != "");
+  CHECK(fs::is_empty(bench.path / "elsewhere"));
+}
