@@ -17,7 +17,7 @@
 #include "engine/memory/pages.h"
 #include "engine/memory/vma.h"
 #include "engine/mounts/mounts.h"
-#include "engine/namespaces/cgroup.h"
+#include "engine/namespaces/cgroup_dumper.h"
 #include "engine/namespaces/namespaces.h"
 #include "engine/plan.h"
 #include "engine/tasks/frozen_tree.h"
@@ -44,7 +44,7 @@ struct Dump {
         log(l),
         ids(p.root),
         root_pidfd(kernel::pidfd_open(p.root)),
-        cgroups(p, ids, root_pidfd.get(), l),
+        cgroups(p, ids),
         writer(image_dir),
         files(p, writer, l),
         copier(p.workers) {}

@@ -7,7 +7,7 @@
 #include <sys/syscall.h>
 
 #include <algorithm>
-#include <array>
+#include <cstring>
 
 #include "engine/remote/batch_code.h"
 #include "kernel/fs.h"
@@ -85,6 +85,11 @@ void Trampoline::run(Tracee& task, SyscallBatch& batch, const std::string& who) 
         .because(fmt::format("it took signal {} while it was being made", stop.signal));
   }
   batch.decode(table, who);
+}
+
+uint64_t Trampoline::stage(const void* bytes, size_t size) {
+  memcpy(reinterpret_cast<void*>(start_ + code_size), bytes, size);
+  return start_ + code_size;
 }
 
 long Trampoline::run_traced(Tracee& task, const char* what, const std::string& who, long nr,

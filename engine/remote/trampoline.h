@@ -38,6 +38,9 @@ class Trampoline {
   long run_traced(Tracee& task, const char* what, const std::string& who, long nr,
                   std::vector<uint64_t> args);
 
+  // Puts data where tasks can read it until the next run(); returns its address.
+  uint64_t stage(const void* bytes, size_t size);
+
  private:
   uint64_t start_ = 0;
 };

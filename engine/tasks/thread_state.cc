@@ -105,9 +105,6 @@ void restore_thread_state(const image::CoreEntry& core, SyscallBatch& batch) {
              core.thread_info().clear_tid_addr());
   std::string comm = t.has_comm() ? t.comm() : core.tc().comm();
   batch.must("name", SYS_prctl, PR_SET_NAME, batch.text(comm), 0, 0, 0);
-  if (t.pdeath_sig() != 0)
-    batch.must("set the parent death signal of", SYS_prctl, PR_SET_PDEATHSIG, t.pdeath_sig(), 0, 0,
-               0);
   if (t.has_rseq_entry()) {
     const image::RseqEntry& rseq = t.rseq_entry();
     batch.must("register rseq of", SYS_rseq, rseq.rseq_abi_pointer(), rseq.rseq_abi_size(), 0,
@@ -122,6 +119,12 @@ void restore_thread_state(const image::CoreEntry& core, SyscallBatch& batch) {
     batch.must("set the scheduling policy of", SYS_sched_setscheduler, 0, t.sched_policy(),
                batch.object(parameters));
   }
+}
+
+void restore_death_signal(const image::ThreadCoreEntry& thread, SyscallBatch& batch) {
+  if (thread.pdeath_sig() != 0)
+    batch.must("set the parent death signal of", SYS_prctl, PR_SET_PDEATHSIG, thread.pdeath_sig(),
+               0, 0, 0);
 }
 
 }  // namespace stasis::engine

@@ -22,5 +22,7 @@ class ThreadState {
 
 // Restore, run by the thread itself when its memory is in place.
 void restore_thread_state(const image::CoreEntry& core, SyscallBatch& batch);
+// Behind the credentials, whose change clears it.
+void restore_death_signal(const image::ThreadCoreEntry& thread, SyscallBatch& batch);
 
 }  // namespace stasis::engine

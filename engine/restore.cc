@@ -1,0 +1,116 @@
+// A restore from top to bottom: validate, prepare, make the root task and its
+// namespaces, grow the tree, fill memory, equip, confine, let go together.
+
+#include <fmt/format.h>
+#include <sys/syscall.h>
+
+#include <chrono>
+
+#include "engine/files/restorer.h"
+#include "engine/image/checkpoint.h"
+#include "engine/image/format.h"
+#include "engine/memory/vdso.h"
+#include "engine/mounts/mounts.h"
+#include "engine/namespaces/cgroup_restorer.h"
+#include "engine/namespaces/namespaces.h"
+#include "engine/namespaces/timens.h"
+#include "engine/plan.h"
+#include "engine/tasks/revive.h"
+#include "engine/tasks/root_task.h"
+#include "kernel/fs.h"
+
+namespace stasis::engine {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+uint32_t microseconds(Clock::duration d) {
+  return static_cast<uint32_t>(std::chrono::duration_cast<std::chrono::microseconds>(d).count());
+}
+
+std::vector<std::pair<uint64_t, uint64_t>> taken_addresses(const image::Checkpoint& checkpoint) {
+  std::vector<std::pair<uint64_t, uint64_t>> taken;
+  for (const image::TaskImage& task : checkpoint.tasks)
+    for (const image::VmaEntry& vma : task.mm.vmas()) taken.emplace_back(vma.start(), vma.end());
+  return taken;
+}
+
+void write_pidfile(const std::string& path, pid_t pid) {
+  UniqueFd file = kernel::open(path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0644);
+  kernel::write_all(file.get(), std::to_string(pid), path);
+}
+
+uint64_t restored_pages(const image::Checkpoint& checkpoint) {
+  uint64_t pages = 0;
+  for (const image::TaskImage& task : checkpoint.tasks)
+    for (const image::PagemapEntry& entry : task.pagemap) pages += image::page_count(entry);
+  return pages;
+}
+
+}  // namespace
+
+RestoreResult restore(const RestorePlan& plan, int image_dir, Observer& observer, Log& log) {
+  auto start = Clock::now();
+  image::Checkpoint checkpoint = image::load(image_dir);
+  LiveTree::check(checkpoint);
+  check_vdso(checkpoint);
+  namespaces::Layout layout = namespaces::layout(checkpoint, plan);
+  std::optional<mounts::Builder> mounts;
+  if (layout.clone_flags & CLONE_NEWNS) mounts.emplace(checkpoint, plan, log);
+  files::Restorer files(checkpoint, plan, log);
+  cgroup::Restorer cgroups(checkpoint, plan, log);
+  Trampoline trampoline(taken_addresses(checkpoint));
+  FdSender sender(Revival::sender_number(checkpoint));
+  PageCopier copier(plan.workers);
+  observer.pre_restore();
+
+  cgroups.leave();
+  timens::prepare(checkpoint);
+  RootTask root(layout, static_cast<pid_t>(checkpoint.root().tree.pid()), plan.sibling, [&] {
+    cgroups.enter_root();
+    namespaces::restore(checkpoint, plan);
+    if (mounts) mounts->build();
+    sender.take_place();
+  });
+  log.info("Made the root task {}", root.pid());
+  observer.setup_namespaces(root.pid());
+  root.build();
+  observer.post_setup_namespaces(root.pid());
+  auto forking = Clock::now();
+
+  UniqueFd container_root = kernel::open(fmt::format("/proc/{}/root", root.pid()), O_PATH);
+  files.set_root(container_root.get());
+  Revival revival({checkpoint, plan, trampoline, sender, files, cgroups, copier, log});
+  revival.strip(root.tracee());
+  LiveTree tree(checkpoint, trampoline);
+  tree.grow(std::move(root.tracee()), root.pid());
+  RestoreResult result;
+  result.forking_us = microseconds(Clock::now() - forking);
+
+  for (LiveTask& task : tree.tasks()) revival.lay_out_memory(task);
+  uint64_t total = copier.bytes();
+  copier.fill([&](uint64_t done) { observer.progress(done, total); });
+  for (LiveTask& task : tree.tasks()) revival.equip(task);
+  files.set_owners(tree.pids());
+  files.close_all();
+  for (LiveTask& task : tree.tasks())
+    if (!task.image->dead()) tree.grow_threads(task);
+  for (LiveTask& task : tree.tasks()) revival.confine(task);
+
+  result.root = root.pid();
+  result.pages_restored = restored_pages(checkpoint);
+  observer.post_restore(root.pid());
+  observer.network_unlock();
+  observer.pre_resume(root.pid());
+  if (!plan.pidfile.empty()) write_pidfile(plan.pidfile, root.pid());
+  tree.release();
+  root.keep();
+  cgroups.commit();
+  result.restore_us = microseconds(Clock::now() - start);
+  observer.post_resume(root.pid());
+  log.info("Restore finished successfully. Tasks resumed.");
+  return result;
+}
+
+}  // namespace stasis::engine

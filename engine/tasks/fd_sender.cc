@@ -1,0 +1,66 @@
+#include "engine/tasks/fd_sender.h"
+
+#include <fcntl.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "kernel/call.h"
+
+namespace stasis::engine {
+
+namespace {
+
+constexpr size_t at_once = 250;  // the kernel's SCM_MAX_FD is 253
+
+}  // namespace
+
+FdSender::FdSender(int number) : number_(number) {
+  int ends[2];
+  kernel::must(kernel::call(SYS_socketpair, AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0, ends),
+               "make a socket pair");
+  ours_.reset(ends[0]);
+  theirs_.reset(ends[1]);
+}
+
+void FdSender::take_place() const {
+  kernel::must(kernel::call(SYS_dup3, theirs_.get(), number_, O_CLOEXEC),
+               "place a descriptor at " + std::to_string(number_));
+}
+
+void FdSender::send(const std::vector<int>& fds, SyscallBatch& batch) {
+  for (size_t from = 0; from < fds.size(); from += at_once) {
+    size_t count = std::min(at_once, fds.size() - from);
+    std::vector<char> control(CMSG_SPACE(count * sizeof(int)));
+    char word = 'f';
+    iovec data{&word, 1};
+    msghdr message{};
+    message.msg_iov = &data;
+    message.msg_iovlen = 1;
+    message.msg_control = control.data();
+    message.msg_controllen = control.size();
+    cmsghdr* header = CMSG_FIRSTHDR(&message);
+    header->cmsg_level = SOL_SOCKET;
+    header->cmsg_type = SCM_RIGHTS;
+    header->cmsg_len = CMSG_LEN(count * sizeof(int));
+    memcpy(CMSG_DATA(header), &fds[from], count * sizeof(int));
+    kernel::must(kernel::call(SYS_sendmsg, ours_.get(), &message, 0), "hand over descriptors");
+
+    SyscallBatch::Data their_word = batch.space(1);
+    iovec their_data{nullptr, 1};
+    SyscallBatch::Data vector = batch.object(their_data);
+    batch.point(vector, offsetof(iovec, iov_base), their_word);
+    msghdr received{};
+    received.msg_iovlen = 1;
+    received.msg_controllen = control.size();
+    SyscallBatch::Data their_control = batch.space(control.size());
+    SyscallBatch::Data their_message = batch.object(received);
+    batch.point(their_message, offsetof(msghdr, msg_iov), vector);
+    batch.point(their_message, offsetof(msghdr, msg_control), their_control);
+    batch.must("receive the descriptors of", SYS_recvmsg, number_, their_message, 0);
+  }
+}
+
+}  // namespace stasis::engine

@@ -1,0 +1,227 @@
+#include "engine/tasks/live_tree.h"
+
+#include <fmt/format.h>
+#include <linux/sched.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+
+#include <algorithm>
+#include <set>
+
+#include "kernel/fs.h"
+#include "kernel/proc_status.h"
+
+namespace stasis::engine {
+
+namespace {
+
+using image::TaskImage;
+
+pid_t pid_of(const TaskImage& t) { return static_cast<pid_t>(t.tree.pid()); }
+pid_t parent_of(const TaskImage& t) { return static_cast<pid_t>(t.tree.ppid()); }
+pid_t session_of(const TaskImage& t) { return static_cast<pid_t>(t.tree.sid()); }
+pid_t group_of(const TaskImage& t) { return static_cast<pid_t>(t.tree.pgid()); }
+
+std::string name_of(const TaskImage& t) {
+  return fmt::format("process {} ({})", t.tree.pid(), t.core().comm());
+}
+
+std::vector<const TaskImage*> children_of(const image::Checkpoint& checkpoint, pid_t parent) {
+  std::vector<const TaskImage*> children;
+  for (const TaskImage& task : checkpoint.tasks)
+    if (&task != &checkpoint.root() && parent_of(task) == parent) children.push_back(&task);
+  return children;
+}
+
+// A child's session is its own, or that of its parent: the one the parent has
+// in the end, or the one it was born with.
+bool born_before_setsid(const TaskImage& child, const TaskImage& parent) {
+  return session_of(parent) == pid_of(parent) && session_of(child) != pid_of(child) &&
+         session_of(child) != session_of(parent);
+}
+
+void add_clone(SyscallBatch& batch, uint64_t flags, int exit_signal, pid_t pid) {
+  SyscallBatch::Data wanted = batch.object(pid);
+  clone_args args{};
+  args.flags = flags | CLONE_PTRACE;
+  args.exit_signal = static_cast<uint64_t>(exit_signal);
+  args.set_tid_size = 1;
+  SyscallBatch::Data data = batch.object(args);
+  batch.point(data, offsetof(clone_args, set_tid), wanted);
+  batch.must("make a process or thread of", SYS_clone3, data, sizeof args);
+}
+
+pid_t ns_pid_of(pid_t tid) {
+  auto status = kernel::parse_status(kernel::read_file(fmt::format("/proc/{}/status", tid)));
+  return status.ns_pid.back();
+}
+
+// How a zombie ended, done again. A core file must not come of it.
+SyscallBatch death(const TaskImage& task) {
+  SyscallBatch batch;
+  int status = static_cast<int>(task.core().exit_code());
+  if (WIFSIGNALED(status)) {
+    rlimit64 none{0, 0};
+    batch.may(SYS_prlimit64, 0, RLIMIT_CORE, batch.object(none), nullptr);
+    uint64_t mask = 0;
+    batch.must("send a signal to", SYS_kill, pid_of(task), WTERMSIG(status));
+    batch.must("unblock signals of", SYS_rt_sigprocmask, SIG_SETMASK, batch.object(mask), nullptr,
+               8);
+  }
+  batch.must("end", SYS_exit_group, WEXITSTATUS(status));
+  return batch;
+}
+
+}  // namespace
+
+std::string LiveTask::name() const { return name_of(*image); }
+
+void LiveTree::check(const image::Checkpoint& checkpoint) {
+  std::map<pid_t, const TaskImage*> by_pid;
+  for (const TaskImage& task : checkpoint.tasks) by_pid[pid_of(task)] = &task;
+  for (const TaskImage& task : checkpoint.tasks) {
+    pid_t group = group_of(task);
+    if (group != 0 && group != group_of(checkpoint.root()) && !by_pid.count(group))
+      throw Error("restore", name_of(task))
+          .because(fmt::format("the leader of its process group {} is not in the image", group));
+    if (&task == &checkpoint.root() || session_of(task) == pid_of(task)) continue;
+    const TaskImage& parent = *by_pid.at(parent_of(task));
+    bool inherits = session_of(task) == session_of(parent);
+    if (!inherits && born_before_setsid(task, parent)) {
+      // What the parent was born with is what its own parent had then.
+      auto grand = by_pid.find(parent_of(parent));
+      inherits = grand != by_pid.end() && &parent != &checkpoint.root() &&
+                 session_of(*grand->second) == session_of(task);
+    }
+    if (!inherits)
+      throw Error("restore", name_of(task))
+          .because(fmt::format("its session {} has lost its leader", session_of(task)));
+  }
+}
+
+LiveTree::LiveTree(const image::Checkpoint& checkpoint, Trampoline& trampoline)
+    : checkpoint_(checkpoint), trampoline_(trampoline) {}
+
+LiveTree::~LiveTree() {
+  for (LiveTask& task : tasks_) kernel::call(SYS_kill, task.pid, SIGKILL);
+  for (LiveTask& task : tasks_)
+    for (LiveThread& thread : task.threads) thread.tracee.forget();
+}
+
+void LiveTree::grow(Tracee root, pid_t root_pid) {
+  const TaskImage& image = checkpoint_.root();
+  LiveTask task{&image, root_pid, 0, 0, {}};
+  task.threads.push_back({std::move(root), root_pid, &image.threads.front(), pid_of(image)});
+  tasks_.push_back(std::move(task));
+  // The list grows while we walk it: parents before children.
+  for (LiveTask& parent : tasks_)
+    if (!parent.image->dead()) grow_children(parent);
+  set_groups();
+  end_dead_tasks();
+}
+
+void LiveTree::grow_children(LiveTask& parent) {
+  SyscallBatch batch;
+  std::vector<const TaskImage*> cloned;
+  std::vector<std::pair<pid_t, pid_t>> inherited;  // group and session at birth
+  auto clone = [&](bool before_setsid) {
+    for (const TaskImage* child : children_of(checkpoint_, pid_of(*parent.image))) {
+      if (born_before_setsid(*child, *parent.image) != before_setsid) continue;
+      add_clone(batch, 0, SIGCHLD, pid_of(*child));
+      cloned.push_back(child);
+      inherited.emplace_back(parent.pgid, parent.sid);
+    }
+  };
+  clone(true);
+  if (session_of(*parent.image) == pid_of(*parent.image)) {
+    batch.must("make a session of", SYS_setsid);
+    parent.sid = parent.pgid = pid_of(*parent.image);
+  }
+  clone(false);
+  trampoline_.run(parent.leader().tracee, batch, parent.name());
+  adopt_children(parent, cloned, inherited);
+}
+
+void LiveTree::adopt_children(LiveTask&, const std::vector<const TaskImage*>& children,
+                              const std::vector<std::pair<pid_t, pid_t>>& groups) {
+  for (size_t n = 0; n < children.size(); ++n) {
+    Tracee tracee = Tracee::adopt_next();
+    pid_t pid = tracee.tid(), ns_pid = ns_pid_of(pid);
+    for (size_t i = 0; i < children.size(); ++i) {
+      if (pid_of(*children[i]) != ns_pid) continue;
+      LiveTask task{children[i], pid, groups[i].first, groups[i].second, {}};
+      task.threads.push_back({std::move(tracee), pid, &children[i]->threads.front(), ns_pid});
+      tasks_.push_back(std::move(task));
+      break;
+    }
+  }
+}
+
+// Leaders of groups first, then those who join.
+void LiveTree::set_groups() {
+  for (bool leaders : {true, false})
+    for (LiveTask& task : tasks_) {
+      pid_t group = group_of(*task.image), pid = pid_of(*task.image);
+      if (task.pgid == group || (group == pid) != leaders) continue;
+      if (group == 0 || (&task == &tasks_.front() && !leaders)) continue;  // a group outside
+      SyscallBatch batch;
+      batch.must("set the process group of", SYS_setpgid, 0, group);
+      trampoline_.run(task.leader().tracee, batch, task.name());
+      task.pgid = group;
+    }
+}
+
+void LiveTree::end_dead_tasks() {
+  for (LiveTask& task : tasks_) {
+    if (!task.image->dead()) continue;
+    SyscallBatch batch = death(*task.image);
+    Tracee& tracee = task.leader().tracee;
+    try {
+      trampoline_.run(tracee, batch, task.name());
+    } catch (const Error&) {
+      // It has ended, as wanted, or stands at the signal that is to kill it.
+    }
+    if (tracee.tid() != 0) {
+      tracee.resume(WTERMSIG(static_cast<int>(task.image->core().exit_code())));
+      kernel::call(SYS_wait4, task.pid, nullptr, __WALL, nullptr);
+      tracee.forget();
+    }
+    task.threads.clear();
+  }
+}
+
+void LiveTree::grow_threads(LiveTask& task) {
+  if (task.image->threads.size() == 1) return;
+  SyscallBatch batch;
+  for (size_t i = 1; i < task.image->threads.size(); ++i)
+    add_clone(batch,
+              CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM, 0,
+              static_cast<pid_t>(task.image->tree.threads(static_cast<int>(i))));
+  trampoline_.run(task.leader().tracee, batch, task.name());
+  for (size_t n = 1; n < task.image->threads.size(); ++n) {
+    Tracee tracee = Tracee::adopt_next();
+    pid_t tid = tracee.tid(), ns_tid = ns_pid_of(tid);
+    for (size_t i = 1; i < task.image->threads.size(); ++i)
+      if (static_cast<pid_t>(task.image->tree.threads(static_cast<int>(i))) == ns_tid)
+        task.threads.push_back({std::move(tracee), tid, &task.image->threads[i], ns_tid});
+  }
+}
+
+std::map<pid_t, pid_t> LiveTree::pids() const {
+  std::map<pid_t, pid_t> result;
+  for (const LiveTask& task : tasks_) result[pid_of(*task.image)] = task.pid;
+  return result;
+}
+
+void LiveTree::release() {
+  for (LiveTask& task : tasks_)
+    if (task.image->stopped()) kernel::call(SYS_kill, task.pid, SIGSTOP);
+  for (LiveTask& task : tasks_)
+    for (LiveThread& thread : task.threads) thread.tracee.detach();
+  tasks_.clear();
+}
+
+}  // namespace stasis::engine

@@ -1,0 +1,294 @@
+#include "engine/tasks/revive.h"
+
+#include <fmt/format.h>
+#include <linux/rseq.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/rseq.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <algorithm>
+
+#include "base/text.h"
+#include "engine/files/fd_moves.h"
+#include "engine/image/format.h"
+#include "engine/memory/vdso.h"
+#include "engine/memory/vma.h"
+#include "engine/tasks/credentials.h"
+#include "engine/tasks/limits.h"
+#include "engine/tasks/registers.h"
+#include "engine/tasks/seccomp.h"
+#include "engine/tasks/signals.h"
+#include "engine/tasks/thread_state.h"
+#include "engine/tasks/timers.h"
+#include "kernel/fs.h"
+
+namespace stasis::engine {
+
+namespace {
+
+constexpr uint64_t task_size = 0x7ffffffff000;  // x86-64 with four levels
+
+std::string proc_file(pid_t pid, const char* name) { return fmt::format("/proc/{}/{}", pid, name); }
+
+bool has_dead_child(const image::Checkpoint& checkpoint, const image::TaskImage& parent) {
+  return std::any_of(checkpoint.tasks.begin(), checkpoint.tasks.end(), [&](const auto& task) {
+    return task.dead() && task.tree.ppid() == parent.tree.pid();
+  });
+}
+
+uint64_t shared_size(const image::Checkpoint& checkpoint, uint64_t shmid) {
+  uint64_t size = 0;
+  for (const image::TaskImage& task : checkpoint.tasks)
+    for (const image::VmaEntry& vma : task.mm.vmas())
+      if ((vma.status() & image::vma_anon_shared) && vma.shmid() == shmid)
+        size = std::max(size, vma.pgoff() + (vma.end() - vma.start()));
+  return size;
+}
+
+// Whatever has been sent to a task so far, as dup3 and close make of it what
+// the image wants.
+void add_steps(const std::vector<files::FdStep>& steps, SyscallBatch& batch) {
+  for (const files::FdStep& step : steps) switch (step.kind) {
+      case files::FdStep::Kind::dup3:
+        batch.must("place the descriptors of", SYS_dup3, step.fd, step.target,
+                   step.cloexec ? O_CLOEXEC : 0);
+        break;
+      case files::FdStep::Kind::close:
+        batch.must("close a descriptor of", SYS_close, step.fd);
+        break;
+      case files::FdStep::Kind::set_cloexec:
+        batch.must("flag a descriptor of", SYS_fcntl, step.fd, F_SETFD,
+                   step.cloexec ? FD_CLOEXEC : 0);
+        break;
+    }
+}
+
+}  // namespace
+
+// Numbers in the task are positions in `ours`.
+struct Revival::Descriptors {
+  std::vector<int> ours;
+  std::map<size_t, int> of_vma;  // index of the VMA -> number
+  int exe = -1, cwd = -1, root = -1;
+  std::vector<files::FdMove> moves;
+
+  int add(int fd) {
+    auto known = std::find(ours.begin(), ours.end(), fd);
+    if (known != ours.end()) return static_cast<int>(known - ours.begin());
+    ours.push_back(fd);
+    return static_cast<int>(ours.size()) - 1;
+  }
+};
+
+Revival::Revival(Tools tools)
+    : t_(tools),
+      last_cap_(
+          text::to_int<unsigned>(text::trim(kernel::read_file("/proc/sys/kernel/cap_last_cap")))
+              .value_or(40)) {}
+
+Revival::~Revival() = default;
+
+int Revival::sender_number(const image::Checkpoint& checkpoint) {
+  int number = 16;
+  for (const image::TaskImage& task : checkpoint.tasks) {
+    int needed = 8;  // working directory and the like
+    for (const image::FdinfoEntry& fd : task.fds) {
+      number = std::max(number, static_cast<int>(fd.fd()) + 1);
+      ++needed;
+    }
+    for (const image::VmaEntry& vma : task.mm.vmas())
+      if (vma.status() &
+          (image::vma_file_private | image::vma_file_shared | image::vma_anon_shared))
+        ++needed;
+    number = std::max(number, needed);
+  }
+  return number;
+}
+
+void Revival::strip(Tracee& root) {
+  SyscallBatch batch;
+  // The kernel writes to these on its own; their memory is about to go.
+  if (__rseq_size > 0)
+    batch.may(SYS_rseq, reinterpret_cast<uint64_t>(__builtin_thread_pointer()) + __rseq_offset,
+              std::max(__rseq_size, 32u), RSEQ_FLAG_UNREGISTER, RSEQ_SIG);
+  batch.must("detach the memory of", SYS_set_robust_list, 0, 24);
+  batch.must("detach the memory of", SYS_set_tid_address, 0);
+  int keep = t_.sender.number();
+  batch.must("close the descriptors of", SYS_close_range, 0, keep - 1, 0);
+  batch.must("close the descriptors of", SYS_close_range, keep + 1, ~0u, 0);
+  batch.must("empty the memory of", SYS_munmap, 0, t_.trampoline.start());
+  batch.must("empty the memory of", SYS_munmap, t_.trampoline.end(),
+             task_size - t_.trampoline.end());
+  t_.trampoline.run(root, batch, "the container's first process");
+}
+
+int Revival::shared_area(uint64_t shmid) {
+  UniqueFd& area = shared_areas_[shmid];
+  if (area) return area.get();
+  // The kernel makes the object; its map_files link gives a descriptor that
+  // other tasks can map: it stays the anonymous memory that it is.
+  uint64_t size = shared_size(t_.checkpoint, shmid);
+  long at = kernel::must(
+      kernel::call(SYS_mmap, 0, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0),
+      "make shared memory");
+  uint64_t start = static_cast<uint64_t>(at);
+  area = kernel::open(fmt::format("/proc/self/map_files/{:x}-{:x}", start, start + size), O_RDWR);
+  kernel::call(SYS_munmap, start, size);
+  auto image = t_.checkpoint.shmem.find(shmid);
+  if (image != t_.checkpoint.shmem.end()) {
+    pages_.push_back(t_.checkpoint.dir.raw(fmt::format("pages-{}", image->second.pages_id)));
+    fill_shared(image->second, area.get(), pages_.back().get(), t_.copier);
+  }
+  return area.get();
+}
+
+Revival::Descriptors& Revival::descriptors_of(LiveTask& task) {
+  auto& slot = sent_[task.pid];
+  if (slot) return *slot;
+  slot = std::make_unique<Descriptors>();
+  Descriptors& d = *slot;
+  const image::TaskImage& image = *task.image;
+  for (int i = 0; i < image.mm.vmas_size(); ++i) {
+    const image::VmaEntry& vma = image.mm.vmas(i);
+    if (vma.status() & image::vma_anon_shared) {
+      d.of_vma[static_cast<size_t>(i)] = d.add(shared_area(vma.shmid()));
+    } else if (vma.status() & (image::vma_file_private | image::vma_file_shared)) {
+      uint32_t id = static_cast<uint32_t>(vma.shmid());
+      UniqueFd& file = mapped_files_[{id, vma.fdflags()}];
+      if (!file) file = t_.files.open_for_mapping(id, vma.fdflags());
+      d.of_vma[static_cast<size_t>(i)] = d.add(file.get());
+    }
+  }
+  d.exe = d.add(t_.files.get(image.mm.exe_file_id()));
+  d.cwd = d.add(t_.files.get(image.fs.cwd_id()));
+  d.root = d.add(t_.files.get(image.fs.root_id()));
+  for (const files::Restorer::Slot& fd : t_.files.descriptors(image))
+    d.moves.push_back({d.add(fd.ours), fd.target, fd.cloexec});
+  return d;
+}
+
+void Revival::lay_out_memory(LiveTask& task) {
+  if (task.image->dead()) return;
+  Descriptors& sent = descriptors_of(task);
+  SyscallBatch batch;
+  t_.sender.send(sent.ours, batch);
+  map_vdso(task.image->mm, batch);
+  map_vmas(task.image->mm, sent.of_vma, batch);
+  t_.trampoline.run(task.leader().tracee, batch, task.name());
+  pages_.push_back(t_.checkpoint.dir.raw(fmt::format("pages-{}", task.image->pages_id)));
+  fill_pages(*task.image, task.pid, pages_.back().get(), t_.copier);
+}
+
+void Revival::place_descriptors(LiveTask&, const Descriptors& sent, SyscallBatch& batch) {
+  for (int number = 0; number < static_cast<int>(sent.ours.size()); ++number) {
+    bool wanted = std::any_of(sent.moves.begin(), sent.moves.end(),
+                              [&](const files::FdMove& move) { return move.from == number; });
+    if (!wanted) batch.must("close a descriptor of", SYS_close, number);
+  }
+  add_steps(files::plan_fd_moves(sent.moves), batch);
+  batch.must("close a descriptor of", SYS_close, t_.sender.number());
+}
+
+void Revival::equip(LiveTask& task) {
+  if (task.image->dead()) return;
+  const image::TaskImage& image = *task.image;
+  const image::TaskCoreEntry& core = image.core();
+  Descriptors& sent = descriptors_of(task);
+  SyscallBatch batch;
+  protect_vmas(image.mm, batch);
+  restore_mm(image.mm, sent.exe, batch);
+  const image::FileEntry& root = t_.files.entry(image.fs.root_id());
+  if (root.reg().name() != "/") {
+    batch.must("set the root directory of", SYS_fchdir, sent.root);
+    batch.must("set the root directory of", SYS_chroot, batch.text("."));
+  }
+  batch.must("set the working directory of", SYS_fchdir, sent.cwd);
+  batch.must("set the umask of", SYS_umask, image.fs.umask());
+  place_descriptors(task, sent, batch);
+  for (const files::Restorer::Watch& watch : t_.files.watches(image)) {
+    struct __attribute__((packed)) {
+      uint32_t events;
+      uint64_t data;
+    } event{watch.events, watch.data};
+    constexpr int add = 1;  // EPOLL_CTL_ADD
+    batch.must("watch the descriptors of", SYS_epoll_ctl, watch.epoll, add, watch.fd,
+               batch.object(event));
+  }
+  if (core.personality() != 0)
+    batch.must("set the personality of", SYS_personality, core.personality());
+  if (core.child_subreaper())
+    batch.must("make a subreaper of", SYS_prctl, PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
+  for (uint32_t bit = 1; bit != 0; bit <<= 1)
+    if (core.membarrier_registration_mask() & bit)
+      batch.must("register membarrier of", SYS_membarrier, bit, 0, 0);
+  restore_limits(core, kernel::read_file(proc_file(task.pid, "limits")), batch);
+  t_.trampoline.run(task.leader().tracee, batch, task.name());
+  t_.cgroups.enter(image.threads.front().thread_core().cg_set(), task.pid);
+  UniqueFd proc = kernel::open(proc_file(task.pid, ""), O_PATH | O_DIRECTORY);
+  restore_proc_values(core, proc.get(), t_.log);
+}
+
+void Revival::confine_thread(LiveTask& task, LiveThread& thread, SyscallBatch& batch) {
+  const image::CoreEntry& core = *thread.core;
+  const image::ThreadCoreEntry& t = core.thread_core();
+  restore_thread_state(core, batch);
+  restore_pending(t.signals_p(), task.leader().ns_tid, thread.ns_tid, false, batch);
+  restore_credentials(t.creds(), last_cap_, batch);
+  restore_death_signal(t, batch);  // a change of credentials clears it
+}
+
+void Revival::confine(LiveTask& task) {
+  if (task.image->dead()) return;
+  const image::TaskImage& image = *task.image;
+  t_.cgroups.enter(image.threads.front().thread_core().cg_set(), task.pid);
+  for (LiveThread& thread : task.threads) {
+    bool leader = &thread == &task.leader();
+    SyscallBatch batch;
+    confine_thread(task, thread, batch);
+    if (leader) {
+      if (has_dead_child(t_.checkpoint, image)) {
+        // Children that died while we made them have sent their signal anew.
+        uint64_t child = uint64_t{1} << (SIGCHLD - 1);
+        timespec now{};
+        batch.may(SYS_rt_sigtimedwait, batch.object(child), nullptr, batch.object(now), 8);
+      }
+      restore_actions(image.threads.front(), batch);
+      restore_pending(image.core().signals_s(), thread.ns_tid, thread.ns_tid, true, batch);
+      if (image.mm.has_dumpable() && image.mm.dumpable() != 2)
+        batch.must("set the dumpable flag of", SYS_prctl, PR_SET_DUMPABLE, image.mm.dumpable(), 0,
+                   0, 0);
+      restore_timers(image.core().timers(), batch);
+    }
+    if (t_.checkpoint.seccomp)
+      restore_seccomp(*t_.checkpoint.seccomp, thread.core->thread_core(), batch);
+    t_.trampoline.run(thread.tracee, batch, task.name());
+  }
+  // Threads first: the leader unmaps the code that all of them stand on.
+  for (auto thread = task.threads.rbegin(); thread != task.threads.rend(); ++thread) {
+    const image::ThreadInfoX86& info = thread->core->thread_info();
+    Registers fresh = thread->tracee.registers();
+    if (&*thread == &task.leader()) {
+      if (ignores_trap(image.threads.front())) {
+        KernelSigaction ignore{1, 0, 0, 0};
+        uint64_t at = t_.trampoline.stage(&ignore, sizeof ignore);
+        t_.trampoline.run_traced(thread->tracee, "set the signal actions of", task.name(),
+                                 SYS_rt_sigaction, {SIGTRAP, at, 0, 8});
+      }
+      t_.trampoline.run_traced(
+          thread->tracee, "unmap the trampoline of", task.name(), SYS_munmap,
+          {t_.trampoline.start(), t_.trampoline.end() - t_.trampoline.start()});
+    }
+    thread->tracee.set_xstate(load_xstate(info, thread->tracee.xstate()));
+    thread->tracee.set_registers(load_registers(info, fresh));
+    thread->tracee.set_signal_mask(thread->core->thread_core().has_blk_sigset()
+                                       ? thread->core->thread_core().blk_sigset()
+                                       : image.core().blk_sigset());
+  }
+}
+
+}  // namespace stasis::engine

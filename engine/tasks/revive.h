@@ -1,0 +1,60 @@
+// Turns the processes of a LiveTree, which have nothing but the trampoline,
+// into the dumped ones.
+#pragma once
+
+#include <map>
+#include <memory>
+
+#include "engine/files/restorer.h"
+#include "engine/memory/pages.h"
+#include "engine/namespaces/cgroup_restorer.h"
+#include "engine/plan.h"
+#include "engine/remote/trampoline.h"
+#include "engine/tasks/fd_sender.h"
+#include "engine/tasks/live_tree.h"
+
+namespace stasis::engine {
+
+class Revival {
+ public:
+  struct Tools {
+    const image::Checkpoint& checkpoint;
+    const RestorePlan& plan;
+    Trampoline& trampoline;
+    FdSender& sender;
+    files::Restorer& files;
+    cgroup::Restorer& cgroups;
+    PageCopier& copier;
+    Log& log;
+  };
+  explicit Revival(Tools tools);
+  ~Revival();
+
+  // Number of the descriptor by which tasks receive others: see FdSender.
+  static int sender_number(const image::Checkpoint& checkpoint);
+
+  // What the root child brings from our own process and has to lose first.
+  void strip(Tracee& root);
+  // The steps, each over all tasks: memory is laid out; (the caller lets the
+  // copier fill it); descriptors, actions and threads follow; last what
+  // confines a task and its registers.
+  void lay_out_memory(LiveTask& task);
+  void equip(LiveTask& task);
+  void confine(LiveTask& task);
+
+ private:
+  struct Descriptors;  // what a task was sent, and as which number
+  Descriptors& descriptors_of(LiveTask& task);
+  int shared_area(uint64_t shmid);
+  void confine_thread(LiveTask& task, LiveThread& thread, SyscallBatch& batch);
+  void place_descriptors(LiveTask& task, const Descriptors& sent, SyscallBatch& batch);
+
+  Tools t_;
+  unsigned last_cap_;
+  std::map<pid_t, std::unique_ptr<Descriptors>> sent_;
+  std::map<std::pair<uint32_t, uint32_t>, UniqueFd> mapped_files_;  // by file id and flags
+  std::map<uint64_t, UniqueFd> shared_areas_;
+  std::vector<UniqueFd> pages_;  // page images, until they are read
+};
+
+}  // namespace stasis::engine
