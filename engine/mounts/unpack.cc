@@ -71,7 +71,6 @@ Unpacker::Unpacker(int in, int root, std::string name)
   if (!a) throw std::bad_alloc();
   check(archive_read_support_format_tar(a), "");
   check(archive_read_support_filter_gzip(a), "");
-  check(archive_read_set_options(a, "tar:hdrcharset=BINARY"), "");
   check(archive_read_open(a, this, nullptr, read_in, nullptr), "");
 }
 
