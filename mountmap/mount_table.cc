@@ -91,6 +91,9 @@ Mount parse_line(std::string_view line) {
   mount.minor = number<unsigned>(device, line);
   mount.root = unescape(field());
   mount.mountpoint = unescape(field());
+  if (!mount.mountpoint.starts_with('/'))
+    throw Error("read mountinfo", "line \"" + std::string(line) + "\"")
+        .because("expected a mountpoint, found \"" + mount.mountpoint + "\"");
   for (auto options = field(); !options.empty();) {
     auto word = text::next(options, ',');
     mount.flags |= flag_of(word, mount_flags);

@@ -83,6 +83,7 @@ TEST_CASE("broken mountinfo is refused with the line") {
   };
   CHECK(refused("1 0 0:1 / / rw - tmpfs\n") ==
         "cannot read mountinfo line \"1 0 0:1 / / rw - tmpfs\": too few fields");
+  CHECK(refused("1 0 0:1 / x rw - t t rw\n").find("found \"x\"") != std::string::npos);
   CHECK(refused("1 x 0:1 / / rw - tmpfs t rw\n").find("found \"x\"") != std::string::npos);
   CHECK(refused("1 0 0:1 / / rw shared:1 tmpfs t rw\n").find("too few") != std::string::npos);
   CHECK(refused("1 0 0:1 / / rw - a b rw\n1 0 0:1 / / rw - a b rw\n").find("twice") !=
