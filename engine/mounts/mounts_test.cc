@@ -1,6 +1,8 @@
 #include "engine/mounts/mounts.h"
 
 #include <fcntl.h>
+#include <fmt/format.h>
+#include <sched.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
@@ -124,6 +126,68 @@ struct Case {
   void same() const { CHECK(picture(after->table()) == picture(before->table())); }
 };
 
+// Mounts on, over and beneath others.
+void covered(const Host& host) {
+  host.begin();
+  const auto& root = host.root;
+  mount_at("proc", root + "/proc", "proc");
+  mount_at("below", root + "/hidden/deep", "tmpfs");
+  write_to(root + "/hidden/deep/secret", "two mounts below");
+  make_dir(root + "/hidden/deep/more");
+  mount_at("under", root + "/hidden/deep/more", "tmpfs", 0, "size=1m");
+  write_to(root + "/hidden/deep/more/even", "deeper");
+  mount_at("above", root + "/hidden", "tmpfs");
+  write_to(root + "/hidden/open", "above");
+  mount_at("first", root + "/over", "tmpfs");
+  write_to(root + "/over/file", "first");
+  make_dir(root + "/over/sub");
+  write_to(root + "/over/sub/part", "of first");
+  bind_mount(root + "/over/sub", root + "/tmp", MS_RDONLY);
+  mount_at("second", root + "/over", "tmpfs");
+  write_to(root + "/over/file", "second");
+  bind_mount(host.data, root + "/vol");
+  bind_mount(root + "/vol/sub", root + "/etc", MS_NODEV | MS_NOATIME);
+  host.enter();
+}
+
+// One line of mountinfo says enough of what stands where.
+std::string text_beneath(const Sandbox& sandbox, const std::string& mountpoint,
+                         const std::string& file, int layers) {
+  int pipe_fds[2];
+  REQUIRE(pipe(pipe_fds) == 0);
+  Sandbox looker([&] {
+    UniqueFd ns(::open(sandbox.path("/proc/1/ns/mnt").c_str(), O_RDONLY | O_CLOEXEC));
+    if (setns(ns.get(), CLONE_NEWNS) || unshare(CLONE_NEWNS)) throw Error("enter", "the sandbox");
+    mount_at("", "/", nullptr, MS_REC | MS_PRIVATE);
+    for (; layers > 0; --layers) kernel::detach_mount(mountpoint);
+    auto text = text_of(file);
+    if (write(pipe_fds[1], text.data(), text.size()) < 0) throw Error("write", "");
+  });
+  REQUIRE(looker.outcome() == "ok");
+  char text[200];
+  close(pipe_fds[1]);
+  auto n = read(pipe_fds[0], text, sizeof text);
+  close(pipe_fds[0]);
+  return {text, n > 0 ? static_cast<size_t>(n) : 0};
+}
+
+void with_peers(const Host& host) {
+  host.begin();
+  const auto& root = host.root;
+  mount_at("proc", root + "/proc", "proc");
+  mount_at("t", root + "/tmp", "tmpfs");
+  make_dir(root + "/tmp/sub");
+  mount_at("", root + "/tmp", nullptr, MS_SHARED);
+  bind_mount(root + "/tmp", root + "/hidden");  // a peer
+  bind_mount(root + "/tmp", root + "/over");    // a slave that is shared with others
+  mount_at("", root + "/over", nullptr, MS_SLAVE);
+  mount_at("", root + "/over", nullptr, MS_SHARED);
+  bind_mount(root + "/over/sub", root + "/etc");  // its peer, of a part
+  mount_at("u", root + "/sys", "tmpfs");
+  mount_at("", root + "/sys", nullptr, MS_UNBINDABLE);
+  host.enter();
+}
+
 bool skip() {
   if (geteuid() == 0) return false;
   WARN("skipped: needs root");
@@ -144,4 +208,105 @@ TEST_CASE("a tree as runc makes it comes back as it was") {
   CHECK((S_ISCHR(null.st_mode) && null.st_rdev == makedev(1, 3) && (null.st_mode & 0777) == 0666));
   // Nothing was changed where it came from.
   CHECK(text_of(test.before->path("/dev/shm/note")) == "in shared memory");
+}
+
+TEST_CASE("mounts that others hide come back in their places with their content") {
+  if (skip()) return;
+  Case test(covered);
+  test.same();
+  CHECK(text_of(test.after->path("/over/file")) == "second");
+  CHECK(text_of(test.after->path("/tmp/part")) == "of first");
+  CHECK(text_beneath(*test.after, "/over", "/over/file", 1) == "first");
+  CHECK(text_beneath(*test.after, "/hidden", "/hidden/deep/secret", 1) == "two mounts below");
+  CHECK(text_beneath(*test.after, "/hidden", "/hidden/deep/more/even", 1) == "deeper");
+}
+
+TEST_CASE("peer groups, slaves and unbindable mounts come back") {
+  if (skip()) return;
+  Case test(with_peers);
+  test.same();
+}
+
+TEST_CASE("an external mount is a slave of its source again") {
+  if (skip()) return;
+  Host host;
+  // In a namespace that plays the host, for its shared mount.
+  Sandbox all([&] {
+    host.begin();
+    mount_at("proc", "/proc", "proc");
+    bind_mount(host.data, host.data);
+    mount_at("", host.data, nullptr, MS_SHARED);
+    Sandbox before([&] {
+      mount_at("", "/", nullptr, MS_REC | MS_SLAVE);
+      bind_mount(host.root, host.root);
+      bind_mount(host.data, host.root + "/vol");
+      mount_at("proc", host.root + "/proc", "proc");
+      host.enter();
+    });
+    if (before.outcome() != "ok") throw Error("make", before.outcome());
+    auto checkpoint = dump_to(host.image, plan_of(before, host.keys()));
+    auto after = rebuild(checkpoint, host.restore());
+    if (after->outcome() != "ok") throw Error("rebuild", after->outcome());
+    if (picture(after->table()) != picture(before.table()))
+      throw Error("compare", fmt::format("{}", fmt::join(picture(after->table()), "; ")));
+    if (!after->table().mounts().back().master && !after->table().mounts()[1].master)
+      throw Error("find", "the master");
+    mount_at("late", host.data + "/sub", "tmpfs");
+    for (const auto& mount : after->table().mounts())
+      if (mount.mountpoint == "/vol/sub") return;
+    throw Error("see", "a mount made on the host later");
+  });
+  CHECK(all.outcome() == "ok");
+}
+
+TEST_CASE("what is missing at a restore is said before anything is made") {
+  if (skip()) return;
+  Host host;
+  Sandbox before([&] { like_runc(host); });
+  REQUIRE(before.outcome() == "ok");
+  auto checkpoint = dump_to(host.image, plan_of(before, host.keys()));
+  auto plan = host.restore();
+  NullLog log;
+  plan.external_mounts["/vol"] = "/nonexistent/source";
+  CHECK_THROWS_WITH(mounts::Builder(checkpoint, plan, log),
+                    Catch::Contains("/vol") && Catch::Contains("/nonexistent/source") &&
+                        Catch::Contains("No such file"));
+  plan.external_mounts.erase("/vol");
+  CHECK_THROWS_WITH(mounts::Builder(checkpoint, plan, log),
+                    Catch::Contains("no source is given for its key \"/vol\""));
+  plan.external_mounts["/vol"] = host.file;
+  CHECK_THAT(rebuild(checkpoint, plan)->outcome(),
+             Catch::Contains("/vol") && Catch::Contains("a file, but its mountpoint a directory"));
+  // A source may be a symbolic link, as at creation.
+  std::filesystem::create_symlink(host.data, host.dir.path() + "/link");
+  plan.external_mounts["/vol"] = host.dir.path() + "/link";
+  CHECK(rebuild(checkpoint, plan)->outcome() == "ok");
+  // The root directory may have changed, and can't lead out of itself.
+  std::filesystem::remove_all(host.root + "/vol");
+  CHECK_THAT(rebuild(checkpoint, plan)->outcome(), Catch::Contains("its mountpoint is missing"));
+  std::filesystem::create_directory_symlink("/", host.root + "/vol");
+  CHECK_THAT(rebuild(checkpoint, plan)->outcome(), !Catch::Contains("ok"));
+}
+
+TEST_CASE("what could not be rebuilt is refused by name") {
+  if (skip()) return;
+  Host host;
+  Sandbox before([&] {
+    host.begin();
+    mount_at("r", host.root + "/tmp", "ramfs");
+    bind_mount(host.data, host.root + "/vol");
+    host.enter();
+  });
+  REQUIRE(before.outcome() == "ok");
+  auto plan = plan_of(before, host.keys());
+  auto found = mounts::obstacles(plan);
+  REQUIRE(found.size() == 1);
+  CHECK_THAT(found[0].subject, Catch::Contains("/tmp"));
+  CHECK_THAT(found[0].what, Catch::Contains("can't be mounted anew"));
+  CHECK_THAT(found[0].remedy, Catch::Contains("mnt[/tmp]"));
+  for (const auto& mount : plan.mounts.mounts())
+    if (mount.fstype == "ramfs") plan.skipped_mounts.insert(mount.id);
+  CHECK(mounts::obstacles(plan).empty());
+  plan.external_mounts.clear();
+  REQUIRE(mounts::obstacles(plan).size() == 1);
 }

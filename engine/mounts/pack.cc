@@ -58,10 +58,9 @@ Packer::Packer(int out, std::string name) : out_(out), name_(std::move(name)) {
   if (!a || !entry_) throw std::bad_alloc();
   check(archive_write_set_format_pax(a), "begin");
   check(archive_write_add_filter_gzip(a), "begin");
-  // Names are bytes, whatever the locale; attributes are stored once, as GNU
-  // tar does.
+  // Attributes are stored once, as GNU tar does.
   check(archive_write_set_options(a,
-                                  "pax:hdrcharset=BINARY,pax:xattrheader=SCHILY,"
+                                  "pax:xattrheader=SCHILY,"
                                   "gzip:compression-level=1,gzip:!timestamp"),
         "begin");
   archive_write_set_bytes_per_block(a, chunk);
@@ -82,7 +81,8 @@ la_ssize_t Packer::write_out(archive*, void* self, const void* bytes, size_t siz
 
 void Packer::check(int result, const std::string& path) {
   if (failure_) std::rethrow_exception(std::exchange(failure_, nullptr));
-  if (result == ARCHIVE_OK) return;
+  // A warning says that a name is no UTF-8 and is stored as bytes.
+  if (result == ARCHIVE_OK || result == ARCHIVE_WARN) return;
   const char* said = archive_error_string(archive_.get());
   throw Error("pack the content of", name_ + " (" + path + ")")
       .because(said ? said : "the archive could not be written");
@@ -106,7 +106,7 @@ void Packer::add_root(int root) {
   auto stat = kernel::stat_fd(dir.get());
   device_major_ = stat.stx_dev_major;
   device_minor_ = stat.stx_dev_minor;
-  describe(stat, "./", "/proc/self/fd/" + std::to_string(dir.get()));
+  describe(stat, "./", "/proc/self/fd/" + std::to_string(dir.get()) + "/.");
   check(archive_write_header(archive_.get(), entry_.get()), ".");
   add_directory(std::move(dir), ".", 0);
 }

@@ -149,8 +149,8 @@ Attributes Unpacker::attributes(archive_entry* entry) {
 void Unpacker::apply(const Attributes& to_set, int parent, const std::string& name) {
   const char* path = name.c_str();
   int flags = AT_SYMLINK_NOFOLLOW | (name.empty() ? AT_EMPTY_PATH : 0);
-  std::string proc_path = "/proc/self/fd/" + std::to_string(parent);
-  if (!name.empty()) proc_path += "/" + name;
+  std::string proc_path =
+      "/proc/self/fd/" + std::to_string(parent) + "/" + (name.empty() ? "." : name);
   kernel::must(kernel::call(SYS_fchownat, parent, path, to_set.uid, to_set.gid, flags),
                "set the owner of", name_ + " (" + name + ")");
   struct stat now{};
