@@ -9,6 +9,7 @@
 namespace stasis::engine {
 
 // What the loop expects: rbx = address of the table, r12 = number of entries.
+// It leaves the last result in r13.
 
 // Loop, then int3. For tasks that we make.
 struct TrampolineCode {

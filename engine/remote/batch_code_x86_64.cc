@@ -1,8 +1,9 @@
 #include "engine/remote/batch_code.h"
 
-// The loop: nr and arguments from the entry, result behind them; on to the
-// next entry unless this one failed and was marked stop_on_failure. A kernel
-// error is -4095..-1. Local labels 1-3 are the macro's own.
+// The loop: nr and arguments from the entry, result behind them and in r13; on
+// to the next entry unless this one failed and is marked stop_on_failure (1).
+// Entries marked 2 lie in memory that the task cannot write. A kernel error is
+// -4095..-1. Local labels 1-3 are the macro's own.
 asm(R"(
 .pushsection .rodata
 .macro BATCH_LOOP
@@ -14,9 +15,12 @@ asm(R"(
     mov 40(%rbx), %r8
     mov 48(%rbx), %r9
     syscall
+    mov %rax, %r13
+    testl $2, 4(%rbx)
+    jnz 2f
     mov %rax, 56(%rbx)
-    cmpl $0, 4(%rbx)
-    je 2f
+    testl $1, 4(%rbx)
+    jz 2f
     cmp $-4095, %rax
     jae 3f
 2:  add $64, %rbx

@@ -184,9 +184,11 @@ void HealingStub::launch(uint64_t table, size_t calls) {
     // SIGSTOP cannot be blocked, a group stop has to be passed, and our idle
     // signal may come from elsewhere; all but the last matter later.
     if (stop.event == 0 && stop.signal != task_.signal) {
-      if (stop.signal == SIGSEGV || stop.signal == SIGBUS || stop.signal == SIGILL)
+      if (stop.signal == SIGSEGV || stop.signal == SIGBUS || stop.signal == SIGILL) {
+        faulted_ = true;
         throw Error("run system calls in", task_.who)
             .because(fmt::format("it took signal {} inside the batch", stop.signal));
+      }
       task_.tracee->hold_back(stop.signal);
     }
     task_.tracee->resume();
@@ -194,30 +196,20 @@ void HealingStub::launch(uint64_t table, size_t calls) {
 }
 
 long HealingStub::run_one(const char* what, long nr, std::initializer_list<uint64_t> args) {
-  SyscallBatch::Entry entry{static_cast<uint32_t>(nr), 0, {}, 0};
+  // The vdso is not writable for the task itself.
+  SyscallBatch::Entry entry{
+      static_cast<uint32_t>(nr), SyscallBatch::keep_result_in_register, {}, 0};
   std::copy(args.begin(), args.end(), entry.args);
   size_t at = (healing_code().bytes.size() + 15) & ~size_t{15};
   write_stub(at, &entry, sizeof entry);
   launch(place_.address + at, 1);
-  kernel::must(kernel::call(SYS_pread64, mem_, &entry, sizeof entry, place_.address + at),
-               "read the vdso of", task_.who);
-  return kernel::must(entry.result, what, task_.who);
+  return kernel::must(static_cast<long>(task_.tracee->registers().r13), what, task_.who);
 }
 
 void HealingStub::run(SyscallBatch& batch) {
   if (batch.empty()) return;
   arm();
   std::vector<uint8_t> image(batch.size());
-  size_t at = (healing_code().bytes.size() + 15) & ~size_t{15};
-  if (at + batch.size() <= place_.size) {
-    batch.encode(place_.address + at, image);
-    write_stub(at, image.data(), image.size());
-    launch(place_.address + at, batch.calls());
-    kernel::must(kernel::call(SYS_pread64, mem_, image.data(), image.size(), place_.address + at),
-                 "read the vdso of", task_.who);
-    batch.decode(image, task_.who);
-    return;
-  }
   state_.area = task_.hole;
   state_.area_size = page_up(batch.size());
   write_state();
@@ -237,10 +229,11 @@ void HealingStub::run(SyscallBatch& batch) {
 void HealingStub::finish() {
   if (!armed_) return;
   armed_ = false;
-  if (state_.area_size != 0) {
+  // After a fault inside the batch the task is better off with a stray page
+  // than with another try.
+  if (state_.area_size != 0 && !faulted_)
     run_one("unmap a page in", SYS_munmap, {state_.area, state_.area_size});
-    state_.area_size = 0;
-  }
+  state_.area_size = 0;
   task_.tracee->set_signal_mask(mask_);
   Registers back = saved_;
   // Only what no kernel path would restart by itself is changed.

@@ -68,6 +68,7 @@ class HealingStub {
   uint64_t mask_;
   HealState state_{};
   bool armed_ = false;
+  bool faulted_ = false;
 };
 
 // Registers as they should be when the task goes on by itself after our stop:

@@ -36,7 +36,7 @@ void SyscallBatch::point(Data at, size_t offset, Data target, size_t into) {
 
 SyscallBatch::Slot SyscallBatch::add(const char* what, long nr, bool must,
                                      std::vector<Argument> args) {
-  Entry entry{static_cast<uint32_t>(nr), must, {}, not_run};
+  Entry entry{static_cast<uint32_t>(nr), must ? stop_on_failure : 0u, {}, not_run};
   size_t index = entries_.size();
   for (size_t i = 0; i < args.size(); ++i) {
     entry.args[i] = args[i].value;
@@ -66,7 +66,7 @@ void SyscallBatch::decode(std::span<const uint8_t> from, const std::string& who)
   if (!data_.empty()) memcpy(data_.data(), from.data() + table, data_.size());
   for (size_t i = 0; i < entries_.size(); ++i) {
     const Entry& entry = entries_[i];
-    if (!entry.stop_on_failure) continue;
+    if (!(entry.flags & stop_on_failure)) continue;
     if (entry.result == not_run)
       throw Error(labels_[i], who).because("the task did not run the system call");
     if (failed(entry.result))

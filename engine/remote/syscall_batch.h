@@ -27,11 +27,12 @@ class SyscallBatch {
   // One call as the code in the task reads it (engine/remote/batch_code.h).
   struct Entry {
     uint32_t nr;
-    uint32_t stop_on_failure;
+    uint32_t flags;
     uint64_t args[6];
     int64_t result;
   };
   static_assert(sizeof(Entry) == 64);
+  enum Flag : uint32_t { stop_on_failure = 1, keep_result_in_register = 2 };
 
   struct Slot {
     size_t index;
