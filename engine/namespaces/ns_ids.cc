@@ -82,6 +82,10 @@ uint32_t NsIds::id(uint64_t flag) const { return root_ids_[index_of(flag)]; }
 void NsIds::fill(pid_t pid, image::TaskKobjIdsEntry& ids) const {
   UniqueFd dir = open_ns_directory(pid);
   const Inodes inodes = read_inodes(dir.get());
+  if (inodes[index_of(CLONE_NEWUTS)] == 0) {  // it has ended and has none any more
+    set(root_ids_, ids);
+    return;
+  }
   for (size_t i = 0; i < kind_count; ++i)
     if (inodes[i] != root_[i])
       throw Error("dump", name_of(pid))
@@ -91,7 +95,8 @@ void NsIds::fill(pid_t pid, image::TaskKobjIdsEntry& ids) const {
   for (std::string_view kind : {"pid", "time"}) {
     uint64_t children = inode_of(dir.get(), std::string(kind) + "_for_children", kind);
     for (size_t i = 0; i < kind_count; ++i)
-      if (kinds[i].name == kind && children != 0 && children != root_[i])
+      // No inode either: a pid namespace that waits for its first process.
+      if (kinds[i].name == kind && children != root_[i])
         throw Error("dump", name_of(pid))
             .because(fmt::format("its children would be in another {} namespace", kind));
   }

@@ -37,7 +37,8 @@ class NsIds {
   uint32_t id(uint64_t flag) const;
 
   // The *_ns_id fields. Throws an Error naming the process when it isn't in
-  // the root task's namespaces: nested ones can't be dumped.
+  // the root task's namespaces: nested ones can't be dumped. A zombie is in none
+  // and gets the root's.
   void fill(pid_t pid, image::TaskKobjIdsEntry& ids) const;
   // Of the engine itself, for InventoryEntry.root_ids.
   void fill_engine(image::TaskKobjIdsEntry& ids) const;
