@@ -310,3 +310,50 @@ TEST_CASE("what could not be rebuilt is refused by name") {
   plan.external_mounts.clear();
   REQUIRE(mounts::obstacles(plan).size() == 1);
 }
+
+TEST_CASE("in a cgroup namespace the container's cgroups are its root") {
+  if (skip()) return;
+  Host host;
+  mountmap::MountTable table = mountmap::MountTable::read(getpid());
+  std::string hierarchy, type, options;
+  for (const auto& mount : table.mounts())
+    if (mount.root == "/" && (mount.fstype == "cgroup2" || mount.sb_options == "pids")) {
+      hierarchy = mount.mountpoint;
+      type = mount.fstype;
+      options = mount.sb_options;
+    }
+  if (hierarchy.empty()) {
+    WARN("skipped: no cgroup hierarchy");
+    return;
+  }
+  std::string cgroup = hierarchy + "/mounts-test-" + std::to_string(getpid());
+  std::filesystem::create_directory(cgroup);
+  auto join = [&] {
+    write_to(cgroup + "/cgroup.procs", "0");
+    if (unshare(CLONE_NEWCGROUP)) throw Error("make", "a cgroup namespace");
+  };
+  {
+    Sandbox before([&] {
+      join();
+      host.begin();
+      mount_at("proc", host.root + "/proc", "proc");
+      mount_at("cgroup", host.root + "/sys", type.c_str(), MS_RDONLY, options.c_str());
+      host.enter();
+    });
+    REQUIRE(before.outcome() == "ok");
+    auto checkpoint = dump_to(host.image, plan_of(before, {}));
+    for (const auto& entry : checkpoint.mounts[1]) {
+      if (entry.mountpoint() == "/sys") CHECK(entry.root() == "/");
+    }
+    auto plan = host.restore();
+    NullLog log;
+    mounts::Builder builder(checkpoint, plan, log);
+    Sandbox after([&] {
+      join();
+      builder.build();
+    });
+    REQUIRE(after.outcome() == "ok");
+    CHECK(picture(after.table()) == picture(before.table()));
+  }
+  std::filesystem::remove(cgroup);
+}

@@ -19,7 +19,7 @@ namespace stasis::engine::mounts {
 namespace {
 
 constexpr int deepest = 1000;  // directories within directories; each is held open
-constexpr size_t chunk = 256 << 10;
+constexpr size_t chunk = 64 << 10;
 
 struct Freer {
   void operator()(archive* a) const { archive_write_free(a); }
@@ -49,7 +49,7 @@ class Packer {
   std::unique_ptr<archive_entry, Freer> entry_{archive_entry_new()};
   std::map<uint64_t, std::string> linked_;  // inode with several names -> its first one
   std::exception_ptr failure_;
-  std::vector<char> buffer_;
+  std::vector<char> buffer_;  // of names or content
   uint32_t device_major_ = 0, device_minor_ = 0;
 };
 
@@ -116,13 +116,13 @@ void Packer::add_directory(UniqueFd dir, const std::string& path, int depth) {
     throw Error("pack the content of", name_ + " (" + path + ")")
         .because("directories are nested too deeply");
   std::vector<std::string> names;
-  std::vector<char> list(32 << 10);
+  buffer_.resize(chunk);
   for (;;) {
-    long size = kernel::must(kernel::call(SYS_getdents64, dir.get(), list.data(), list.size()),
-                             "list", name_ + " (" + path + ")");
+    long size = kernel::must(kernel::call(SYS_getdents64, dir.get(), buffer_.data(), chunk), "list",
+                             name_ + " (" + path + ")");
     if (size == 0) break;
     for (long at = 0; at < size;) {
-      const auto* item = reinterpret_cast<const dirent64*>(list.data() + at);
+      const auto* item = reinterpret_cast<const dirent64*>(buffer_.data() + at);
       at += item->d_reclen;
       std::string name = item->d_name;
       if (name != "." && name != "..") names.push_back(std::move(name));
@@ -194,7 +194,6 @@ void Packer::add_content(int dir, const std::string& name, const std::string& pa
     }
   }
   check(archive_write_header(archive_.get(), entry), path);
-  buffer_.resize(chunk);
   // The library wants the holes' zeros, too, and drops them.
   static constexpr char zeros[64 << 10] = {};
   auto put = [&](const char* bytes, size_t count) {
