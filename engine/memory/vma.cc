@@ -85,7 +85,8 @@ void store_file(const FrozenTask& task, const MappedArea& area, files::Dumper& f
 
 void store_vma(const FrozenTask& task, const MappedArea& area, files::Dumper& files,
                VmaEntry* vma) {
-  check(task, area);
+  uint32_t status = kernel_status(area);
+  if (status == 0) check(task, area);
   vma->set_start(area.start);
   vma->set_end(area.end);
   vma->set_pgoff(area.offset);
@@ -100,7 +101,6 @@ void store_vma(const FrozenTask& task, const MappedArea& area, files::Dumper& fi
   for (const Advice& a : advices)
     if (area.flags.has(a.code)) madv |= uint64_t{1} << a.advice;
 
-  uint32_t status = kernel_status(area);
   if (status != 0) {
     // The kernel's own areas: only their place matters.
     flags = MAP_PRIVATE | MAP_ANONYMOUS;
