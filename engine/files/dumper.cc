@@ -2,14 +2,15 @@
 
 #include <fmt/core.h>
 #include <linux/kcmp.h>
+#include <sched.h>
 #include <sys/syscall.h>
 
 #include <algorithm>
 
 #include "engine/files/pipe_data.h"
 #include "engine/files/reopen.h"
-#include "engine/files/standing.h"
 #include "engine/image/image.h"
+#include "engine/namespaces/ns_ids.h"
 #include "kernel/fs.h"
 #include "kernel/proc_misc.h"
 
@@ -34,7 +35,7 @@ Error refusal(pid_t pid, const Objection& objection) {
 }  // namespace
 
 Dumper::Dumper(const DumpPlan& plan, image::ImageWriter& writer, Log& log)
-    : plan_(plan), writer_(writer), log_(log), container_root_(open_container_root(plan)) {
+    : plan_(plan), writer_(writer), log_(log), around_(plan) {
   raise_descriptor_limit();
 }
 
@@ -105,7 +106,23 @@ uint32_t Dumper::path_file(const std::string& proc_link, uint32_t flags) {
 
 void Dumper::add_entry(image::FileEntry entry) { more_entries_.push_back(std::move(entry)); }
 
+uint32_t Dumper::network_id() const { return namespaces::NsIds(plan_.root).id(CLONE_NEWNET); }
+
+void Dumper::check_peers() const {
+  std::set<uint32_t> sockets;
+  for (const auto& file : open_files_)
+    if (file->kind == &unix_kind) sockets.insert(file->entry.usk().ino());
+  for (const auto& [inode, holder] : expected_)
+    if (!sockets.contains(inode))
+      throw refusal(holder.pid,
+                    {fmt::format("holds a unix socket open as descriptor {}, connected to a "
+                                 "process outside of the container",
+                                 holder.number),
+                     "close the connection before the checkpoint"});
+}
+
 void Dumper::finish() {
+  check_peers();
   dump_contents(writer_, open_files_);
   for (const auto& entry : more_entries_) writer_.append("files", entry);
   for (const auto& file : open_files_) writer_.append("files", file->entry);

@@ -56,7 +56,11 @@ class Dumper {
   const DumpPlan& plan() const { return plan_; }
   image::ImageWriter& writer() { return writer_; }
   Log& log() { return log_; }
-  Surroundings around() const { return {plan_, container_root_.get()}; }
+  const Surroundings& around() const { return around_; }
+  // Of the container's network namespace, in the image.
+  uint32_t network_id() const;
+  // This socket must turn up before finish(): `holder` is connected to it.
+  void expect_socket(uint32_t inode, const Probe& holder) { expected_[inode] = holder; }
   uint32_t next_id() { return ++last_id_; }
   // A file entry beside the one being dumped (a fifo's path).
   void add_entry(image::FileEntry entry);
@@ -64,12 +68,13 @@ class Dumper {
   std::map<std::pair<uint64_t, uint64_t>, uint32_t>& ghosts() { return ghosts_; }
 
  private:
+  void check_peers() const;
   OpenFile& identify(UniqueFd duplicate, Probe probe);
 
   const DumpPlan& plan_;
   image::ImageWriter& writer_;
   Log& log_;
-  UniqueFd container_root_;
+  Surroundings around_;
   uint32_t last_id_ = 0;
   std::vector<std::unique_ptr<OpenFile>> open_files_;
   // Candidates for "the same open file", in the kernel's kcmp order.
@@ -77,6 +82,7 @@ class Dumper {
   std::map<Key, std::vector<OpenFile*>> by_identity_;
   std::map<std::tuple<std::string, uint64_t, uint64_t, int, uint32_t>, uint32_t> path_files_;
   std::map<std::pair<uint64_t, uint64_t>, uint32_t> ghosts_;
+  std::map<uint32_t, Probe> expected_;
   std::vector<image::FileEntry> more_entries_;
   std::set<uint32_t> tables_done_;
 };

@@ -3,19 +3,28 @@
 #include <array>
 
 #include "engine/files/probe.h"
+#include "engine/files/standing.h"
 #include "engine/files/unsupported.h"
+#include "engine/plan.h"
 
 namespace stasis::engine::files {
 
 namespace {
 
 // The first that claims a descriptor has it.
-constexpr std::array<const FileKind*, 7> kinds = {
+constexpr std::array<const FileKind*, 8> kinds = {
     &pipe_kind,  &eventfd_kind, &timerfd_kind, &signalfd_kind,
-    &epoll_kind, &fifo_kind,    &regular_kind,
+    &epoll_kind, &unix_kind,    &fifo_kind,    &regular_kind,
 };
 
 }  // namespace
+
+Surroundings::Surroundings(const DumpPlan& plan) : plan_(plan), root_(open_container_root(plan)) {}
+
+const UnixSockets& Surroundings::unix_sockets() const {
+  if (!unix_sockets_) unix_sockets_ = list_unix_sockets(plan_.root);
+  return *unix_sockets_;
+}
 
 std::span<const FileKind* const> file_kinds() { return kinds; }
 

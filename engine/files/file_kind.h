@@ -7,6 +7,7 @@
 #include <string>
 
 #include "base/unique_fd.h"
+#include "engine/files/unix_diag.h"
 #include "fdinfo.pb.h"
 
 namespace stasis::engine {
@@ -19,9 +20,17 @@ struct OpenFile;
 struct Probe;
 
 // The container as seen from outside, before the freeze as well as after it.
-struct Surroundings {
-  const DumpPlan& plan;
-  int root;  // O_PATH descriptor of the root task's /
+class Surroundings {
+ public:
+  explicit Surroundings(const DumpPlan& plan);
+  const DumpPlan& plan() const { return plan_; }
+  int root() const { return root_.get(); }  // O_PATH descriptor of the root task's /
+  const UnixSockets& unix_sockets() const;  // of its network namespace; read when first asked for
+
+ private:
+  const DumpPlan& plan_;
+  UniqueFd root_;
+  mutable std::optional<UnixSockets> unix_sockets_;
 };
 
 // Why a file can't be dumped, and what to do about it.
@@ -50,7 +59,7 @@ std::optional<Objection> objection_to(const Probe& probe);
 std::optional<Objection> objection_to(const Probe& probe, const Surroundings& around);
 
 extern const FileKind regular_kind, pipe_kind, fifo_kind, eventfd_kind, timerfd_kind, signalfd_kind,
-    epoll_kind;
+    epoll_kind, unix_kind;
 
 }  // namespace files
 }  // namespace stasis::engine

@@ -236,18 +236,24 @@ void dump_ghost(Dumper& dumper, const OpenFile& file, uint32_t id) {
 }
 
 int stand_in(Restorer& restorer, const std::string& name, const image::RemapFilePathEntry& remap) {
-  UniqueFd& kept = restorer.nameless()[{remap.remap_type(), remap.remap_id()}];
+  // Old images mark a ghost by the highest bit of its id.
+  constexpr uint32_t ghost_bit = 1U << 31;
+  uint32_t id = remap.remap_id();
+  image::RemapType type = remap.remap_type();
+  if (!remap.has_remap_type()) type = (id & ghost_bit) ? image::GHOST : image::LINKED;
+  if (!remap.has_remap_type()) id &= ~ghost_bit;
+  UniqueFd& kept = restorer.nameless()[{type, id}];
   if (kept) return kept.get();
-  switch (remap.remap_type()) {
+  switch (type) {
     case image::GHOST:
-      kept = make_ghost(restorer, name, remap.remap_id());
+      kept = make_ghost(restorer, name, id);
       break;
     case image::LINKED:
-      kept = make_linked(restorer, name, remap.remap_id());
+      kept = make_linked(restorer, name, id);
       break;
     default:
       throw Error("restore file", name)
-          .because(fmt::format("it belonged to process {}, which had ended", remap.remap_id()));
+          .because(fmt::format("it belonged to process {}, which had ended", id));
   }
   return kept.get();
 }

@@ -4,7 +4,6 @@
 
 #include "engine/files/file_kind.h"
 #include "engine/files/probe.h"
-#include "engine/files/standing.h"
 #include "kernel/fs.h"
 #include "kernel/proc_misc.h"
 
@@ -22,13 +21,13 @@ bool is_gone(const Error& error) {
 std::vector<Finding> obstacles(pid_t pid, const DumpPlan& plan) {
   std::vector<Finding> findings;
   try {
-    UniqueFd root = open_container_root(plan);
+    const Surroundings around(plan);
     std::string path = fmt::format("/proc/{}", pid);
     UniqueFd proc = kernel::open(path, O_PATH | O_DIRECTORY);
     UniqueFd list = kernel::open_at(proc.get(), "fd", O_RDONLY | O_DIRECTORY);
     for (int number : kernel::numeric_entries(list.get(), path + "/fd")) try {
         Probe probe = probe_descriptor(proc.get(), pid, number);
-        if (auto objection = objection_to(probe, {plan, root.get()}))
+        if (auto objection = objection_to(probe, around))
           findings.push_back({process_name(pid), objection->what, objection->remedy});
       } catch (const Error& error) {
         if (!is_gone(error)) throw;

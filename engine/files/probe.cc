@@ -5,6 +5,8 @@
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
 
+#include <cstring>
+
 #include "base/text.h"
 #include "kernel/fs.h"
 
@@ -21,6 +23,18 @@ std::string Probe::described() const {
   return fmt::format("descriptor {} ({})", number, link);
 }
 
+namespace {
+
+// The kernel names a socket's protocol in an attribute of its inode.
+std::string protocol_of(pid_t pid, int number) {
+  std::string path = fmt::format("/proc/{}/fd/{}", pid, number);
+  char name[64];
+  long size = kernel::call(SYS_getxattr, path.c_str(), "system.sockprotoname", name, sizeof name);
+  return size > 0 ? std::string(name, strnlen(name, static_cast<size_t>(size))) : "";
+}
+
+}  // namespace
+
 Probe probe_descriptor(int proc, pid_t pid, int number) {
   Probe probe;
   probe.pid = pid;
@@ -30,6 +44,7 @@ Probe probe_descriptor(int proc, pid_t pid, int number) {
   kernel::must(kernel::call(SYS_statx, proc, path.c_str(), AT_NO_AUTOMOUNT | AT_STATX_DONT_SYNC,
                             STATX_BASIC_STATS, &probe.stat),
                "stat", probe.described());
+  if (probe.is(S_IFSOCK)) probe.protocol = protocol_of(pid, number);
   probe.info = kernel::parse_fdinfo(kernel::read_file_at(proc, fmt::format("fdinfo/{}", number)));
   return probe;
 }

@@ -12,8 +12,9 @@ namespace stasis::engine::files {
 
 struct Probe {
   pid_t pid = 0;
-  int number = -1;   // the descriptor; -1 for a file held otherwise
-  std::string link;  // "/etc/motd", "pipe:[4711]", "anon_inode:[eventfd]"
+  int number = -1;       // the descriptor; -1 for a file held otherwise
+  std::string protocol;  // of a socket: "TCP", "UDPv6", "UNIX-STREAM"
+  std::string link;      // "/etc/motd", "pipe:[4711]", "anon_inode:[eventfd]"
   struct statx stat{};
   kernel::FdInfo info;
 

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <fmt/core.h>
+#include <sched.h>
 #include <sys/syscall.h>
 
 #include "engine/files/epoll.h"
@@ -10,6 +11,7 @@
 #include "engine/files/regular.h"
 #include "engine/files/reopen.h"
 #include "engine/image/checkpoint.h"
+#include "engine/namespaces/namespaces.h"
 #include "kernel/call.h"
 
 namespace stasis::engine::files {
@@ -78,6 +80,16 @@ std::vector<Restorer::Watch> Restorer::watches(const image::TaskImage& task) con
   return epoll_watches(*this, task);
 }
 
+const std::vector<SocketPacket>& Restorer::socket_packets() {
+  if (!packets_) packets_ = read_socket_queues(image_.dir);
+  return *packets_;
+}
+
+void Restorer::in_network(const std::function<void()>& action) const {
+  if (network_ < 0) return action();
+  namespaces::in_namespaces(network_, CLONE_NEWNET, action);
+}
+
 void Restorer::restore_owner(int fd, const image::FownEntry& owner) {
   if (owner.signum() != 0)
     kernel::must(kernel::call(SYS_fcntl, fd, F_SETSIG, owner.signum()), "set the signal of",
@@ -95,6 +107,7 @@ void Restorer::close_all() {
   made_.clear();
   pipes_.clear();
   fifos_.clear();
+  sockets_.clear();
   nameless_.clear();
 }
 

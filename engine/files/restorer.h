@@ -4,12 +4,15 @@
 
 #include <sys/types.h>
 
+#include <functional>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "base/log.h"
 #include "base/unique_fd.h"
+#include "engine/files/socket_queue.h"
 #include "engine/plan.h"
 #include "fdinfo.pb.h"
 #include "fs.pb.h"
@@ -38,6 +41,9 @@ class Restorer {
   // O_PATH descriptor (borrowed) of the restored root task's /, once its
   // mounts are built: files are opened beneath it.
   void set_root(int container_root) { root_ = container_root; }
+  // Its network namespace (borrowed descriptor); sockets belong to one. Without
+  // it they are made in ours.
+  void set_network(int network_namespace) { network_ = network_namespace; }
 
   // Our own descriptor of that open file, made on first use and kept: every
   // task that held the same open file gets the same one.
@@ -84,6 +90,10 @@ class Restorer {
   std::map<uint32_t, PipeEnds>& pipes() { return pipes_; }
   std::map<uint32_t, UniqueFd>& fifos() { return fifos_; }
   std::map<std::pair<image::RemapType, uint32_t>, UniqueFd>& nameless() { return nameless_; }
+  // Made sockets that no entry has taken yet, by inode; what waits in them.
+  std::map<uint32_t, UniqueFd>& sockets() { return sockets_; }
+  const std::vector<SocketPacket>& socket_packets();
+  void in_network(const std::function<void()>& action) const;
   // Notes F_SETOWN's part for set_owners(), does F_SETSIG's at once.
   void restore_owner(int fd, const image::FownEntry& owner);
 
@@ -91,10 +101,11 @@ class Restorer {
   const image::Checkpoint& image_;
   const RestorePlan& plan_;
   Log& log_;
-  int root_ = -1;
+  int root_ = -1, network_ = -1;
   std::map<uint32_t, UniqueFd> made_;
   std::map<uint32_t, PipeEnds> pipes_;
-  std::map<uint32_t, UniqueFd> fifos_;
+  std::map<uint32_t, UniqueFd> fifos_, sockets_;
+  std::optional<std::vector<SocketPacket>> packets_;
   std::map<std::pair<image::RemapType, uint32_t>, UniqueFd> nameless_;
   std::vector<std::pair<int, image::FownEntry>> owners_;
 };

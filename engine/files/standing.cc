@@ -26,11 +26,11 @@ Objection about(const Probe& probe, const std::string& what, const std::string& 
 Standing as_ghost(const Probe& probe, Standing standing, const Surroundings& around) {
   uint64_t bytes = probe.stat.stx_blocks * 512;
   standing.ghost = true;
-  if (bytes > around.plan.ghost_limit)
+  if (bytes > around.plan().ghost_limit)
     standing.objection = about(
         probe,
         fmt::format("a deleted file of {} bytes, more than the limit of {} for taking it along",
-                    bytes, around.plan.ghost_limit),
+                    bytes, around.plan().ghost_limit),
         "raise the limit for deleted files (--ghost-limit)");
   else if (probe.is(S_IFCHR) || probe.is(S_IFBLK) || probe.is(S_IFSOCK))
     standing.objection = about(probe, "a deleted device or socket", "close it");
@@ -72,7 +72,7 @@ UniqueFd open_container_root(const DumpPlan& plan) {
 
 Standing standing_of(const Probe& probe, const Surroundings& around) {
   Standing standing{.name = probe.link, .ghost = false, .objection = {}};
-  const mountmap::Mount* mount = around.plan.mounts.find(probe.info.mnt_id);
+  const mountmap::Mount* mount = around.plan().mounts.find(probe.info.mnt_id);
   if (!mount) {
     standing.objection = about(probe, "which lies outside of the container's mounts",
                                "start the container with pipes or /dev/null as its stdio, and "
@@ -90,7 +90,7 @@ Standing standing_of(const Probe& probe, const Surroundings& around) {
     if (suffix) standing.name.resize(standing.name.size() - deleted.size());
     return as_ghost(probe, std::move(standing), around);
   }
-  auto found = look_up(standing.name, around.root);
+  auto found = look_up(standing.name, around.root());
   if (found && same_file(*found, probe.stat)) return standing;
   if (in_proc && !found) {
     standing.objection = about(probe, "which belongs to a process that has ended", "close it");

@@ -1,14 +1,10 @@
 #include "engine/files/unsupported.h"
 
 #include <fmt/core.h>
-#include <sys/sysmacros.h>
 
-#include <charconv>
 #include <string_view>
 
-#include "base/text.h"
 #include "engine/files/probe.h"
-#include "kernel/fs.h"
 
 namespace stasis::engine::files {
 
@@ -34,40 +30,18 @@ constexpr Name anonymous[] = {
     {"kvm-vcpu", "a virtual machine's CPU"},
 };
 
-struct Table {
-  const char* file;
-  const char* name;
-  int inode_column;
+constexpr Name protocols[] = {
+    {"TCP", "a TCP socket"},         {"TCPv6", "a TCP socket"},     {"MPTCP", "an MPTCP socket"},
+    {"UDP", "a UDP socket"},         {"UDPv6", "a UDP socket"},     {"RAW", "a raw IP socket"},
+    {"RAWv6", "a raw IP socket"},    {"PING", "a ping socket"},     {"PINGv6", "a ping socket"},
+    {"NETLINK", "a netlink socket"}, {"PACKET", "a packet socket"}, {"UNIX", "a unix socket"},
+    {"AF_VSOCK", "a vsock socket"},  {"XDP", "an XDP socket"},
 };
-
-// Where the kernel lists sockets with their inodes.
-constexpr Table socket_tables[] = {
-    {"tcp", "a TCP socket", 9},     {"tcp6", "a TCP socket", 9},
-    {"udp", "a UDP socket", 9},     {"udp6", "a UDP socket", 9},
-    {"unix", "a unix socket", 6},   {"netlink", "a netlink socket", 9},
-    {"raw", "a raw IP socket", 9},  {"raw6", "a raw IP socket", 9},
-    {"icmp", "a ping socket", 9},   {"packet", "a packet socket", 8},
-    {"udplite", "a UDP socket", 9},
-};
-
-bool lists_inode(std::string_view table, int column, std::string_view inode) {
-  text::next(table, '\n');  // the heading
-  while (!table.empty()) {
-    auto fields = text::words(text::next(table, '\n'));
-    if (fields.size() > static_cast<size_t>(column) && fields[static_cast<size_t>(column)] == inode)
-      return true;
-  }
-  return false;
-}
 
 std::string socket_name(const Probe& probe) {
-  std::string inode = std::to_string(probe.stat.stx_ino);
-  for (const Table& table : socket_tables) {
-    std::string path = fmt::format("/proc/{}/net/{}", probe.pid, table.file);
-    if (kernel::call(SYS_faccessat, AT_FDCWD, path.c_str(), R_OK) < 0) continue;
-    if (lists_inode(kernel::read_file(path), table.inode_column, inode)) return table.name;
-  }
-  return "a socket";
+  for (const Name& known : protocols)
+    if (probe.protocol == known.link) return std::string(known.name);
+  return probe.protocol.empty() ? "a socket" : fmt::format("a socket ({})", probe.protocol);
 }
 
 bool is_terminal(const Probe& probe) {
