@@ -140,7 +140,7 @@ image::IpcVarEntry read() {
   return entry;
 }
 
-std::vector<std::string> objects() {
+std::vector<std::string> sysv_objects() {
   std::vector<std::string> found;
   shm_info segments{};
   kernel::must(kernel::call(SYS_shmctl, 0, SHM_INFO, &segments), "count", "SysV shared memory");
@@ -151,6 +151,11 @@ std::vector<std::string> objects() {
   msginfo queues{};
   kernel::must(kernel::call(SYS_msgctl, 0, MSG_INFO, &queues), "count", "SysV message queues");
   add_count(found, queues.msgpool, "message queue");
+  return found;
+}
+
+std::vector<std::string> objects() {
+  std::vector<std::string> found = sysv_objects();
   for (const std::string& name : queue_names()) found.push_back("POSIX message queue /" + name);
   return found;
 }

@@ -5,7 +5,6 @@
 #include <sys/syscall.h>
 
 #include <exception>
-#include <thread>
 
 #include "base/text.h"
 #include "engine/namespaces/ipc.h"
@@ -65,16 +64,23 @@ std::vector<Finding> from_outside(const DumpPlan& plan, const NsIds& ids) {
 }  // namespace
 
 void in_namespaces(int pidfd, uint64_t flags, const std::function<void()>& action) {
+  std::vector<std::pair<uint64_t, UniqueFd>> home;
+  for (const Kind& kind : kinds)
+    if (flags & kind.flag)
+      home.emplace_back(kind.flag,
+                        kernel::open(fmt::format("/proc/thread-self/ns/{}", kind.name), O_RDONLY));
+  kernel::must(kernel::call(SYS_setns, pidfd, flags), "enter", "the container's namespaces");
   std::exception_ptr failure;
-  std::thread([&] {
-    try {
-      if (flags != 0)
-        kernel::must(kernel::call(SYS_setns, pidfd, flags), "enter", "the container's namespaces");
-      action();
-    } catch (...) {
-      failure = std::current_exception();
-    }
-  }).join();
+  try {
+    action();
+  } catch (...) {
+    failure = std::current_exception();
+  }
+  for (const auto& [flag, fd] : home) {
+    long back = kernel::call(SYS_setns, fd.get(), flag);
+    if (back < 0) back = kernel::call(SYS_setns, fd.get(), flag);
+    kernel::must(back, "return to", "our own namespaces");
+  }
   if (failure) std::rethrow_exception(failure);
 }
 
@@ -128,7 +134,7 @@ void dump(const DumpPlan& plan, const NsIds& ids, int root_pidfd, image::ImageWr
   in_namespaces(root_pidfd, enter, [&] {
     if (enter & CLONE_NEWUTS) writer.append(stem("utsns", ids.id(CLONE_NEWUTS)), uts::read());
     if (enter & CLONE_NEWIPC) {
-      if (auto objects = ipc::objects(); !objects.empty())
+      if (auto objects = ipc::sysv_objects(); !objects.empty())
         throw Error("dump", "the ipc namespace").because("it holds " + objects.front());
       writer.append(stem("ipcns-var", ids.id(CLONE_NEWIPC)), ipc::read());
     }

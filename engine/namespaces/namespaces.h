@@ -14,9 +14,9 @@
 
 namespace stasis::engine::namespaces {
 
-// Runs `action` in a thread of ours that has entered these namespaces
-// (CLONE_NEWUTS | NEWIPC | NEWNET | NEWCGROUP) of a process; what it throws is
-// thrown here. No fork: the tasks stand still meanwhile.
+// Runs `action` while the calling thread, and no other, is in these namespaces
+// (CLONE_NEWUTS | NEWIPC | NEWNET | NEWCGROUP) of a process. No fork and no
+// thread: on a busy machine waiting for one takes longer than all the rest.
 void in_namespaces(int pidfd, uint64_t flags, const std::function<void()>& action);
 
 // Reads /proc and looks into the namespaces; touches no task. Names nested
