@@ -26,9 +26,11 @@ void print_table(const std::vector<Feature>& features, bool ready, FILE* out) {
   size_t width = 0;
   for (const Feature& feature : features) width = std::max(width, feature.name.size());
   for (const Feature& feature : features) {
-    const char* state = feature.present ? "yes" : feature.required ? "MISSING" : "no";
-    fmt::print(out, "{:<{}}  {:<7}{}{}\n", feature.name, width, state, feature.present ? "" : "  ",
-               feature.present ? "" : feature.cost);
+    if (feature.present)
+      fmt::print(out, "{:<{}}  yes\n", feature.name, width);
+    else
+      fmt::print(out, "{:<{}}  {:<7}  {}\n", feature.name, width,
+                 feature.required ? "MISSING" : "no", feature.cost);
   }
   utsname system{};
   uname(&system);

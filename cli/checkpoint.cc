@@ -11,6 +11,7 @@
 
 #include "cli/image_dir.h"
 #include "cli/lock.h"
+#include "cli/obstacles.h"
 #include "cli/plan.h"
 #include "cli/progress.h"
 #include "cli/runc.h"
@@ -45,24 +46,13 @@ class CheckpointObserver : public engine::Observer {
   Progress progress_{"writing"};
 };
 
-void refuse(const CheckpointOptions& options, const std::string& what, const std::string& remedy) {
-  throw Error("checkpoint", options.id).because(what).hint(remedy);
-}
-
 // All that can be known before the container is touched.
-void refuse_obstacles(const CheckpointOptions& options, const Container& container,
-                      const engine::DumpPlan& plan) {
-  for (const mountmap::MapFinding& finding : container.map.findings)
+void refuse_obstacles(const CheckpointOptions& options, const Container& container) {
+  for (const mountmap::MapFinding& finding : findings_of(container, options.runc_root))
     if (finding.severity == mountmap::Severity::obstacle)
-      refuse(options, finding.subject + " " + finding.what, finding.remedy);
-  for (const engine::Finding& finding : engine::obstacles(plan))
-    refuse(options, finding.subject + " " + finding.what, finding.remedy);
-}
-
-void refuse_unstarted(const CheckpointOptions& options) {
-  std::string fifo = options.runc_root + "/" + options.id + "/exec.fifo";
-  if (kernel::call(SYS_faccessat, AT_FDCWD, fifo.c_str(), F_OK) == 0)
-    refuse(options, "it has been created, but not started", "runc start " + options.id);
+      throw Error("checkpoint", options.id)
+          .because(finding.subject + " " + finding.what)
+          .hint(finding.remedy);
 }
 
 engine::DumpPlan make_plan(const CheckpointOptions& options, const Container& container) {
@@ -72,8 +62,6 @@ engine::DumpPlan make_plan(const CheckpointOptions& options, const Container& co
   plan.file_locks = options.file_locks;
   plan.ext_unix_sk = options.ext_unix_sk;
   plan.shell_job = options.shell_job;
-  plan.orphan_pts_master = true;
-  plan.empty_netns = true;  // as runc asks for at every restore
   return plan;
 }
 
@@ -142,9 +130,8 @@ int checkpoint(const CheckpointOptions& options, FILE* out) {
   query.id = options.id;
   query.runc_root = options.runc_root;
   Container container = open_container(query);
-  refuse_unstarted(options);
+  refuse_obstacles(options, container);
   engine::DumpPlan plan = make_plan(options, container);
-  refuse_obstacles(options, container, plan);
 
   NewImage image(options.image.empty() ? default_image_dir(options.id) : options.image);
   add_descriptors(image, *container.state);

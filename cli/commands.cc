@@ -56,10 +56,17 @@ class CommandLine {
   }
 
   int run(int argc, char** argv) {
+    if (argc < 2) {
+      fmt::print(stderr, "{}", app_.help());
+      return 2;
+    }
+    if (argv[1][0] != '-' && !knows(argv[1]))
+      return usage(fmt::format("there is no command \"{}\"", argv[1]));
     try {
       app_.parse(argc, argv);
     } catch (const CLI::ParseError& error) {
-      return app_.exit(error) == 0 ? 0 : 2;
+      if (error.get_exit_code() != 0) return usage(error.what());
+      app_.exit(error);  // help or version
     }
     return code_;
   }
@@ -68,11 +75,12 @@ class CommandLine {
   void add_plan() {
     CLI::App* command = app_.add_subcommand(
         "plan", "Show what a checkpoint would do with every mount, and what stands in its way");
-    auto* which = command->add_option_group("Container", "one of:");
-    which->add_option("ID", plan_.container.id, "a container of runc");
-    which->add_option("--pid", plan_.container.pid, "any process, with its mount namespace");
-    which->add_option("--bundle", plan_.container.bundle, "an OCI bundle that isn't running");
-    which->require_option(1);
+    ContainerQuery& which = plan_.container;
+    CLI::Option* id = command->add_option("ID", which.id, "A container of runc");
+    CLI::Option* pid = command->add_option("--pid", which.pid, "Or any process")->excludes(id);
+    command->add_option("--bundle", which.bundle, "Or an OCI bundle, running or not")
+        ->type_name("DIR")
+        ->excludes(id, pid);
     add_root(*command, plan_.container.runc_root);
     command->add_flag("--json", plan_.json, "For programs");
     command->footer(
@@ -82,6 +90,8 @@ class CommandLine {
         "  stasis plan --bundle /srv/bundle      before it is created\n"
         "The exit code is 0 when it can be checkpointed, 1 when something stands in the way.");
     command->callback([this] {
+      if (plan_.container.id.empty() && plan_.container.pid <= 0 && plan_.container.bundle.empty())
+        throw CLI::RequiredError("ID, --pid or --bundle");
       plan_.color = isatty(STDOUT_FILENO) != 0;
       code_ = plan(plan_, stdout);
     });
@@ -92,8 +102,10 @@ class CommandLine {
         app_.add_subcommand("checkpoint", "Write a running container down and stop it");
     CheckpointOptions& o = checkpoint_;
     command->add_option("ID", o.id, "The container, as runc knows it")->required();
-    command->add_option("--image", o.image,
-                        "Directory for the checkpoint (/var/lib/stasis/checkpoints/ID)");
+    command
+        ->add_option("--image", o.image,
+                     "Directory for the checkpoint (/var/lib/stasis/checkpoints/ID)")
+        ->type_name("DIR");
     command->add_flag("--leave-running", o.leave_running, "Let the container go on afterwards");
     command->add_flag("--tcp-established", o.tcp_established, "Take open TCP connections along");
     command->add_flag("--file-locks", o.file_locks, "Take file locks along");
@@ -115,10 +127,13 @@ class CommandLine {
     CLI::App* command = app_.add_subcommand("restore", "Bring a container back from a checkpoint");
     RestoreOptions& o = restore_;
     command->add_option("ID", o.id, "The name it will have in runc")->required();
-    command->add_option("--image", o.image,
-                        "Directory of the checkpoint (/var/lib/stasis/checkpoints/ID)");
-    command->add_option("--bundle", o.bundle, "Its OCI bundle (the one it had)");
-    command->add_option("--root", o.runc_root, "runc's state directory (the one it had)");
+    command
+        ->add_option("--image", o.image,
+                     "Directory of the checkpoint (/var/lib/stasis/checkpoints/ID)")
+        ->type_name("DIR");
+    command->add_option("--bundle", o.bundle, "Its OCI bundle (the one it had)")->type_name("DIR");
+    command->add_option("--root", o.runc_root, "runc's state directory (the one it had)")
+        ->type_name("DIR");
     add_runtime(*command, o.runtime);
     command->add_flag("--json", o.json, "For programs");
     command->footer(
@@ -152,11 +167,24 @@ class CommandLine {
     app_.add_subcommand("criu", "Be CRIU: stasis criu check, stasis criu swrk FD");
   }
 
+  bool knows(std::string_view command) {
+    for (const CLI::App* known : app_.get_subcommands([](CLI::App*) { return true; }))
+      if (known->get_name() == command) return true;
+    return false;
+  }
+  static int usage(const std::string& what) {
+    fmt::print(stderr, "stasis: {}; see stasis --help\n", what);
+    return 2;
+  }
   static void add_root(CLI::App& command, std::string& root) {
-    command.add_option("--root", root, "runc's state directory")->capture_default_str();
+    command.add_option("--root", root, "runc's state directory")
+        ->capture_default_str()
+        ->type_name("DIR");
   }
   static void add_runtime(CLI::App& command, std::string& runtime) {
-    command.add_option("--runtime", runtime, "Path of runc")->capture_default_str();
+    command.add_option("--runtime", runtime, "Path of runc")
+        ->capture_default_str()
+        ->type_name("PATH");
   }
 
   CLI::App app_{"Puts running OCI containers into stasis and brings them back.", "stasis"};
