@@ -1,7 +1,7 @@
 #include "engine/namespaces/ipc.h"
 
 #include <dirent.h>
-#include <fmt/core.h>
+#include <fmt/format.h>
 #include <google/protobuf/descriptor.h>
 #include <linux/mount.h>
 #include <sys/ipc.h>
@@ -11,16 +11,16 @@
 #include <sys/syscall.h>
 
 #include <cstddef>
+#include <optional>
 
 #include "base/text.h"
+#include "engine/namespaces/sysctl.h"
 #include "kernel/fs.h"
 
 namespace stasis::engine::ipc {
 namespace {
 
 using google::protobuf::FieldDescriptor;
-
-const std::string sysctls = "/proc/sys/";
 
 // A file of one number and the field of IpcVarEntry that keeps it.
 struct Sysctl {
@@ -63,38 +63,37 @@ void set(image::IpcVarEntry& entry, const Sysctl& sysctl, uint64_t value) {
     entry.GetReflection()->SetUInt32(&entry, &field, static_cast<uint32_t>(value));
 }
 
-bool exists(const std::string& path) {
-  return kernel::call(SYS_faccessat, AT_FDCWD, path.c_str(), F_OK) == 0;
-}
-
-std::vector<uint64_t> read_numbers(const std::string& path) {
-  std::vector<uint64_t> numbers;
-  std::string text = kernel::read_file(path);
+std::vector<uint64_t> numbers(const std::string& name, const std::string& text) {
+  std::vector<uint64_t> values;
   for (std::string_view word : text::words(text)) {
-    auto number = text::to_int<uint64_t>(word);
-    if (!number) throw Error("read", path).because("unexpected value \"" + text + "\"");
-    numbers.push_back(*number);
+    auto value = text::to_int<uint64_t>(word);
+    if (!value)
+      throw Error("read", "/proc/sys/" + name).because("unexpected value \"" + text + "\"");
+    values.push_back(*value);
   }
-  return numbers;
+  return values;
 }
 
-uint64_t read_number(const std::string& path) {
-  auto numbers = read_numbers(path);
-  if (numbers.size() != 1) throw Error("read", path).because("one number was expected");
-  return numbers.front();
+// Nothing when the file is missing and may be.
+std::optional<uint64_t> value_of(const Sysctl& sysctl) {
+  auto text = sysctl.queue ? sysctl::find(sysctl.path) : sysctl::read(sysctl.path);
+  if (!text) return std::nullopt;
+  auto values = numbers(sysctl.path, *text);
+  if (values.size() != 1)
+    throw Error("read", std::string("/proc/sys/") + sysctl.path).because("one number was expected");
+  return values.front();
 }
 
-// The ids that the next objects shall get; -1, "no wish", can't be written.
+constexpr const char* semaphore_limits = "kernel/sem";
+
+// The id that the next object shall get; -1 means "no wish" and can't be
+// written. Missing without CONFIG_CHECKPOINT_RESTORE.
 template <typename Keep>
 void read_next_id(const char* name, Keep keep) {
-  std::string path = sysctls + name;
-  if (!exists(path)) return;  // without CONFIG_CHECKPOINT_RESTORE
-  std::string text = kernel::read_file(path);
-  if (auto id = text::to_int<int32_t>(text::trim(text)); id && *id >= 0)
-    keep(static_cast<uint32_t>(*id));
+  auto text = sysctl::find(name);
+  if (!text) return;
+  if (auto id = text::to_int<int32_t>(*text); id && *id >= 0) keep(static_cast<uint32_t>(*id));
 }
-
-bool has_queues() { return exists(sysctls + "fs/mqueue"); }
 
 // A mount of the namespace's queues that nobody else sees.
 std::vector<std::string> queue_names() {
@@ -129,11 +128,9 @@ void add_count(std::vector<std::string>& all, long count, std::string_view what)
 
 image::IpcVarEntry read() {
   image::IpcVarEntry entry;
-  for (uint64_t value : read_numbers(sysctls + "kernel/sem"))
+  for (uint64_t value : numbers(semaphore_limits, sysctl::read(semaphore_limits)))
     entry.add_sem_ctls(static_cast<uint32_t>(value));
-  const bool queues = has_queues();
-  for (const Sysctl& sysctl : single_values)
-    set(entry, sysctl, sysctl.queue && !queues ? 0 : read_number(sysctls + sysctl.path));
+  for (const Sysctl& sysctl : single_values) set(entry, sysctl, value_of(sysctl).value_or(0));
   read_next_id("kernel/msg_next_id", [&](uint32_t id) { entry.set_msg_next_id(id); });
   read_next_id("kernel/sem_next_id", [&](uint32_t id) { entry.set_sem_next_id(id); });
   read_next_id("kernel/shm_next_id", [&](uint32_t id) { entry.set_shm_next_id(id); });
@@ -161,25 +158,19 @@ std::vector<std::string> objects() {
 }
 
 void restore(const image::IpcVarEntry& vars) {
-  std::string wanted;
-  std::vector<uint64_t> values;
-  for (uint32_t value : vars.sem_ctls()) {
-    values.push_back(value);
-    wanted += (wanted.empty() ? "" : " ") + std::to_string(value);
-  }
-  if (!values.empty() && values != read_numbers(sysctls + "kernel/sem"))
-    kernel::write_file(sysctls + "kernel/sem", wanted);
+  std::vector<uint64_t> wanted(vars.sem_ctls().begin(), vars.sem_ctls().end());
+  if (!wanted.empty() && wanted != numbers(semaphore_limits, sysctl::read(semaphore_limits)))
+    sysctl::write(semaphore_limits, fmt::format("{}", fmt::join(wanted, " ")));
 
-  const bool queues = has_queues();
   for (const Sysctl& sysctl : single_values) {
-    std::string path = sysctls + sysctl.path;
-    uint64_t value = get(vars, sysctl);
+    const uint64_t value = get(vars, sysctl);
     // Zero queue limits come from a kernel without queues.
-    if (sysctl.queue && (!queues || value == 0)) continue;
-    if (value != read_number(path)) kernel::write_file(path, std::to_string(value));
+    if (sysctl.queue && value == 0) continue;
+    auto here = value_of(sysctl);
+    if (here && *here != value) sysctl::write(sysctl.path, std::to_string(value));
   }
   auto next_id = [](const char* name, bool is_set, uint32_t id) {
-    if (is_set) kernel::write_file(sysctls + name, std::to_string(id));
+    if (is_set) sysctl::write(name, std::to_string(id));
   };
   next_id("kernel/msg_next_id", vars.has_msg_next_id(), vars.msg_next_id());
   next_id("kernel/sem_next_id", vars.has_sem_next_id(), vars.sem_next_id());

@@ -147,6 +147,12 @@ void dump(const DumpPlan& plan, const NsIds& ids, int root_pidfd, image::ImageWr
 }
 
 Layout layout(const image::Checkpoint& checkpoint, const RestorePlan& plan) {
+  if (!checkpoint.segments.empty() || !checkpoint.queues.empty() || !checkpoint.semaphores.empty())
+    throw Error("restore", "the ipc namespace")
+        .because(fmt::format("the image holds {} SysV shared memory segments, {} message queues "
+                             "and {} semaphore sets, which isn't supported yet",
+                             checkpoint.segments.size(), checkpoint.queues.size(),
+                             checkpoint.semaphores.size()));
   Layout layout;
   layout.clone_flags =
       checkpoint.namespaces() & ~uint64_t{CLONE_NEWTIME | CLONE_NEWCGROUP | CLONE_NEWUSER};

@@ -9,14 +9,15 @@
 #include <cstring>
 
 #include "base/text.h"
+#include "engine/namespaces/sysctl.h"
 #include "kernel/fs.h"
 
 namespace stasis::engine::net {
 namespace {
 
 constexpr char loopback[] = "lo";
-const std::string ping_groups = "/proc/sys/net/ipv4/ping_group_range";
-const std::string datagram_queue = "/proc/sys/net/unix/max_dgram_qlen";
+const std::string ping_groups = "net/ipv4/ping_group_range";
+const std::string datagram_queue = "net/unix/max_dgram_qlen";
 
 UniqueFd interface_socket() {
   long fd = kernel::call(SYS_socket, AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
@@ -31,10 +32,6 @@ ifreq request() {
 
 void ask(int socket, unsigned long what, ifreq& r, const char* operation) {
   kernel::must(kernel::call(SYS_ioctl, socket, what, &r), operation, "network interface lo");
-}
-
-bool exists(const std::string& path) {
-  return kernel::call(SYS_faccessat, AT_FDCWD, path.c_str(), F_OK) == 0;
 }
 
 }  // namespace
@@ -91,26 +88,27 @@ void bring_loopback_up() {
 
 image::NetnsEntry read_settings() {
   image::NetnsEntry settings;
-  if (exists(ping_groups)) {
-    image::SysctlEntry* range = settings.add_ipv4_sysctl();
-    range->set_type(image::CTL_STR);
-    range->set_sarg(std::string(text::trim(kernel::read_file(ping_groups))));
+  if (auto range = sysctl::find(ping_groups)) {
+    image::SysctlEntry* entry = settings.add_ipv4_sysctl();
+    entry->set_type(image::CTL_STR);
+    entry->set_sarg(*range);
   }
-  if (exists(datagram_queue)) {
-    std::string text = kernel::read_file(datagram_queue);
-    auto length = text::to_int<int32_t>(text::trim(text));
-    if (!length) throw Error("read", datagram_queue).because("unexpected value \"" + text + '"');
-    image::SysctlEntry* queue = settings.add_unix_conf();
-    queue->set_type(image::CTL_32);
-    queue->set_iarg(*length);
+  if (auto length = sysctl::find(datagram_queue)) {
+    auto value = text::to_int<int32_t>(*length);
+    if (!value)
+      throw Error("read", "/proc/sys/" + datagram_queue)
+          .because("unexpected value \"" + *length + '"');
+    image::SysctlEntry* entry = settings.add_unix_conf();
+    entry->set_type(image::CTL_32);
+    entry->set_iarg(*value);
   }
   return settings;
 }
 
 void restore_settings(const image::NetnsEntry& settings) {
-  auto write = [](const std::string& path, const std::string& value) {
-    if (exists(path) && text::words(kernel::read_file(path)) != text::words(value))
-      kernel::write_file(path, value);
+  auto write = [](const std::string& name, const std::string& value) {
+    auto here = sysctl::find(name);
+    if (here && text::words(*here) != text::words(value)) sysctl::write(name, value);
   };
   if (settings.ipv4_sysctl_size() == 1 && settings.ipv4_sysctl(0).has_sarg())
     write(ping_groups, settings.ipv4_sysctl(0).sarg());

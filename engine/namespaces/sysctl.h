@@ -1,0 +1,15 @@
+// Files below /proc/sys, of the calling thread's namespaces.
+#pragma once
+
+#include <optional>
+#include <string>
+
+namespace stasis::engine::sysctl {
+
+// Without the newline; nothing when the kernel has no such file. `name` is
+// relative to /proc/sys. One read: a value is short, and tasks wait meanwhile.
+std::optional<std::string> find(const std::string& name);
+std::string read(const std::string& name);  // must exist
+void write(const std::string& name, const std::string& value);
+
+}  // namespace stasis::engine::sysctl
