@@ -29,7 +29,6 @@ Document::Document(std::string_view text, std::string file) : file_(std::move(fi
     throw Error("read", file_)
         .because("not valid JSON (near byte " + std::to_string(error.byte) + ")");
   }
-  root().expect_object();
 }
 
 void Node::fail(std::string_view what) const {
