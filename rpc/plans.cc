@@ -12,7 +12,9 @@
 #include <vector>
 
 #include "base/text.h"
-#include "kernel/call.h"
+#include "kernel/fs.h"
+#include "kernel/proc_misc.h"
+#include "mountmap/cgroup_source.h"
 #include "mountmap/mount_map.h"
 
 namespace stasis::rpc {
@@ -143,7 +145,10 @@ engine::RestorePlan restore_plan(const Options& opts) {
 
   engine::RestorePlan plan;
   plan.root = opts.root();
-  for (auto& [key, source] : external_mounts(opts)) plan.external_mounts[key] = source;
+  mountmap::MountTable host = mountmap::MountTable::read(getpid());
+  auto place = kernel::parse_cgroup(kernel::read_file("/proc/self/cgroup"));
+  for (auto& [key, source] : external_mounts(opts))
+    plan.external_mounts[key] = mountmap::cgroup_source(host, place, source);
   for (const InheritFd& inherited : opts.inherit_fd()) {
     kernel::must(kernel::call(SYS_fcntl, inherited.fd(), F_GETFD), "use the inherited descriptor",
                  fmt::format("{} ({})", inherited.fd(), inherited.key()));
