@@ -9,6 +9,8 @@
 #include <tuple>
 #include <unordered_map>
 
+#include "mountmap/paths.h"
+
 namespace stasis::mountmap {
 
 namespace {
@@ -28,19 +30,6 @@ bool contains(const List& list, std::string_view wanted) {
 
 using Device = std::pair<unsigned, unsigned>;
 Device device(const Mount& mount) { return {mount.major, mount.minor}; }
-
-// `path` lies in `directory` or is it; "/a/bc" is not in "/a/b".
-bool inside(std::string_view path, std::string_view directory) {
-  if (directory == "/") return true;
-  return path.starts_with(directory) &&
-         (path.size() == directory.size() || path[directory.size()] == '/');
-}
-
-std::string rebase(std::string_view path, std::string_view from, std::string_view to) {
-  std::string_view rest = from == "/" ? path : path.substr(from.size());
-  if (rest == "/" || rest.empty()) return std::string(to);
-  return (to == "/" ? std::string() : std::string(to)) + std::string(rest);
-}
 
 // The kernel appends this to a root whose name has been removed.
 std::string_view standing_root(const Mount& mount) {
