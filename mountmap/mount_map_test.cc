@@ -9,7 +9,6 @@
 #include <fstream>
 
 #include "kernel/fs.h"
-#include "mountmap/cgroup_source.h"
 #include "mountmap/map_json.h"
 
 using namespace stasis::mountmap;
@@ -271,18 +270,6 @@ TEST_CASE("keys of the RPC mean the host's mount") {
       {{"/vol/", "v"}, {"/proc/keys", "/dev/null"}, {"/proc/gone", "/dev/null"}, {"/", "root"}});
   CHECK(keyed.external == std::map<int, std::string>{{92, "v"}, {94, "/dev/null"}});
   CHECK(keyed.unused == std::vector<std::string>{"/proc/gone", "/"});
-}
-
-TEST_CASE("a restored container is shown its own cgroup, not runc's") {
-  auto host = fixture("host-cgroup1.mountinfo");
-  std::map<std::string, std::string> own{
-      {"cpu", "/web"}, {"memory", "/outer/web"}, {"name=systemd", "/web"}, {"", "/web"}};
-  CHECK(cgroup_source(host, "/sys/fs/cgroup/cpu", own) == "/sys/fs/cgroup/cpu/web");
-  CHECK(cgroup_source(host, "/sys/fs/cgroup/memory/outer", own) ==
-        "/sys/fs/cgroup/memory/outer/web");
-  CHECK(cgroup_source(host, "/sys/fs/cgroup/systemd", own) == "/sys/fs/cgroup/systemd/web");
-  for (const char* other : {"/sys/fs/cgroup/pids", "/sys/fs/cgroup/unified", "/srv/x", "/"})
-    CHECK(cgroup_source(host, other, own) == other);
 }
 
 TEST_CASE("sources are known by what they are") {
