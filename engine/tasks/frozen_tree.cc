@@ -192,18 +192,24 @@ void FrozenTree::release() {
 void FrozenTree::kill() {
   // The init's death takes the whole pid namespace with it, but it need not be
   // the init of one.
-  for (FrozenTask& task : tasks_)
+  std::set<pid_t> left;
+  for (FrozenTask& task : tasks_) {
     if (!task.zombie) kernel::call(SYS_kill, task.pid, SIGKILL);
-  for (auto task = tasks_.rbegin(); task != tasks_.rend(); ++task)
-    for (auto thread = task->threads.rbegin(); thread != task->threads.rend(); ++thread) {
-      // A tracer is told of every thread's end, and has to take note of it
-      // before the parent can reap the process.
-      long result = 0;
-      int status = 0;
-      do result = kernel::call(SYS_wait4, thread->tid, &status, __WALL, nullptr);
-      while (result == -EINTR || (result > 0 && !WIFEXITED(status) && !WIFSIGNALED(status)));
-      thread->tracee.forget();
+    for (FrozenThread& thread : task.threads) {
+      left.insert(thread.tid);
+      thread.tracee.forget();
     }
+  }
+  // A tracer is told of every thread's end and has to take note of it before
+  // the parent can reap the process. In any order: the last thread of a pid
+  // namespace's init ends only when all others have been reaped.
+  while (!left.empty()) {
+    int status = 0;
+    long tid = kernel::call(SYS_wait4, -1, &status, __WALL, nullptr);
+    if (tid == -EINTR) continue;
+    if (tid < 0) break;
+    if (WIFEXITED(status) || WIFSIGNALED(status)) left.erase(static_cast<pid_t>(tid));
+  }
   tasks_.clear();
 }
 
