@@ -3,16 +3,11 @@
 #include <algorithm>
 
 #include "base/text.h"
+#include "mountmap/paths.h"
 
 namespace stasis::mountmap {
 
 namespace {
-
-bool is_at_or_below(std::string_view path, std::string_view directory) {
-  if (directory == "/") return true;
-  return path.starts_with(directory) &&
-         (path.size() == directory.size() || path[directory.size()] == '/');
-}
 
 // "rw,cpu,cpuacct" holds all of "cpu,cpuacct".
 bool holds_all(std::string_view options, std::string_view names) {
@@ -26,7 +21,7 @@ bool holds_all(std::string_view options, std::string_view names) {
 const Mount* mount_of(const MountTable& host, const std::string& path) {
   const Mount* best = nullptr;
   for (const Mount& mount : host.mounts())
-    if (is_at_or_below(path, mount.mountpoint) &&
+    if (inside(path, mount.mountpoint) &&
         (!best || mount.mountpoint.size() >= best->mountpoint.size()))
       best = &mount;
   return best;
@@ -41,9 +36,8 @@ std::string cgroup_source(const MountTable& host,
   if (!mount || mount->fstype != "cgroup") return source;
   for (const kernel::CgroupMembership& member : place) {
     if (member.hierarchy == 0 || !holds_all(mount->sb_options, member.controllers)) continue;
-    if (!is_at_or_below(member.path, mount->root)) continue;
-    std::string below = member.path.substr(mount->root == "/" ? 0 : mount->root.size());
-    return below == "/" ? mount->mountpoint : mount->mountpoint + below;
+    if (!inside(member.path, mount->root)) continue;
+    return rebase(member.path, mount->root, mount->mountpoint);
   }
   return source;
 }

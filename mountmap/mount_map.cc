@@ -17,11 +17,10 @@ namespace {
 
 // File systems that have one superblock a namespace or a machine: mounting the
 // type again gives the same one, so a fresh mount is never the host's.
-constexpr std::array one_superblock{
-    "sysfs",  "mqueue",  "cgroup2",  "securityfs",  "debugfs",  "tracefs",    "bpf",
-    "pstore", "fusectl", "configfs", "binfmt_misc", "efivarfs", "rpc_pipefs", "selinuxfs"};
+constexpr std::array one_superblock{"sysfs",   "devtmpfs", "mqueue", "cgroup2", "securityfs",
+                                    "debugfs", "tracefs",  "pstore", "fusectl", "binfmt_misc"};
 // And those of which every mount is a file system of its own.
-constexpr std::array fresh_superblock{"proc", "tmpfs", "devpts", "hugetlbfs", "ramfs", "cgroup"};
+constexpr std::array fresh_superblock{"proc", "tmpfs", "devpts", "cgroup"};
 
 template <typename List>
 bool contains(const List& list, std::string_view wanted) {
@@ -235,11 +234,8 @@ class Mapper {
                "a part of a file system that is mounted nowhere else any more");
       return;
     }
-    own(row, fmt::format("a file system of type {} mounted inside the container", mount.fstype));
-    find(Severity::obstacle, mount.mountpoint,
-         fmt::format("has type {} (source {}), which can't be made anew", mount.fstype,
-                     mount.source),
-         "unmount it inside the container, or mount it on the host and bind it by config.json");
+    // Whether that can be made anew is for the engine to say.
+    own(row, fmt::format("file system ({}) that the container mounted itself", mount.fstype));
   }
 
   const MapRow* row_of(int id) const {
