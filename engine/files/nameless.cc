@@ -17,7 +17,7 @@ namespace stasis::engine::files {
 
 namespace {
 
-constexpr uint64_t whole_below = 3 * 4096;  // larger ones are written in pieces, without holes
+constexpr uint64_t whole_below = 12288;  // larger ones are written in pieces, without holes
 constexpr uint64_t resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS;
 
 std::string stem_of(uint32_t ghost) { return fmt::format("ghost-file-{:x}", ghost); }

@@ -64,9 +64,9 @@ TEST_CASE("unix sockets that others can reach are refused") {
     sockaddr_un address{AF_UNIX, {}};
     memcpy(address.sun_path + 1, "files_test", 10);
     socket(AF_UNIX, SOCK_STREAM, 0);
-    bind(0, reinterpret_cast<sockaddr*>(&address), sizeof(sa_family_t) + 11);
+    (void)!bind(0, reinterpret_cast<sockaddr*>(&address), sizeof(sa_family_t) + 11);
     socket(AF_UNIX, SOCK_STREAM, 0);
-    bind(1, reinterpret_cast<sockaddr*>(&address), sizeof(sa_family_t));
+    (void)!bind(1, reinterpret_cast<sockaddr*>(&address), sizeof(sa_family_t));
     listen(1, 1);
   });
   DumpPlan plan;
