@@ -104,7 +104,7 @@ void store_vma(const FrozenTask& task, const MappedArea& area, files::Dumper& fi
   if (status != 0) {
     // The kernel's own areas: only their place matters.
     flags = MAP_PRIVATE | MAP_ANONYMOUS;
-    if (!(status & image::vma_vsyscall)) status |= image::vma_anon_private;
+    status |= image::vma_anon_private;
     vma->set_pgoff(0);
   } else if (is_shared_anonymous(area)) {
     status = image::vma_regular | image::vma_anon_shared;
@@ -141,7 +141,17 @@ bool has_own_pages(const VmaEntry& vma) {
 }
 
 void store_vmas(const FrozenTask& task, files::Dumper& files, image::MmEntry* mm) {
-  for (const MappedArea& area : task.areas) store_vma(task, area, files, mm->add_vmas());
+  for (const MappedArea& area : task.areas) {
+    if (area.path == "[vvar_vclock]" && mm->vmas_size() > 0) {
+      // The format knows one area of data pages in front of the vdso.
+      VmaEntry* vvar = mm->mutable_vmas(mm->vmas_size() - 1);
+      if ((vvar->status() & image::vma_vvar) && vvar->end() == area.start) {
+        vvar->set_end(area.end);
+        continue;
+      }
+    }
+    store_vma(task, area, files, mm->add_vmas());
+  }
 }
 
 void store_mm(const FrozenTask& task, uint64_t brk, files::Dumper& files, image::MmEntry* mm) {
@@ -157,8 +167,14 @@ void store_mm(const FrozenTask& task, uint64_t brk, files::Dumper& files, image:
   mm->set_mm_arg_end(stat.arg_end);
   mm->set_mm_env_start(stat.env_start);
   mm->set_mm_env_end(stat.env_end);
-  for (uint64_t word : kernel::parse_auxv(kernel::read_file_at(task.proc.get(), "auxv")))
-    mm->add_mm_saved_auxv(word);
+  // CRIU takes no more than this; the kernel adds the closing AT_NULL itself.
+  constexpr int most_auxv_words = 44;
+  auto auxv = kernel::parse_auxv(kernel::read_file_at(task.proc.get(), "auxv"));
+  for (size_t i = 0; i + 1 < auxv.size() && auxv[i] != 0; i += 2) {
+    if (mm->mm_saved_auxv_size() == most_auxv_words) break;
+    mm->add_mm_saved_auxv(auxv[i]);
+    mm->add_mm_saved_auxv(auxv[i + 1]);
+  }
   mm->set_exe_file_id(files.path_file(fmt::format("/proc/{}/exe", task.pid), O_RDONLY));
   if (task.status.thp_enabled) mm->set_thp_disabled(!*task.status.thp_enabled);
 }

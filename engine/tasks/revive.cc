@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <optional>
 
 #include "base/text.h"
 #include "engine/files/fd_moves.h"
@@ -41,11 +42,26 @@ bool has_dead_child(const image::Checkpoint& checkpoint, const image::TaskImage&
   });
 }
 
+// CRIU 4 writes shared anonymous memory down as a memfd of this name.
+constexpr const char* anonymous_memfd = "/dev/zero";
+
+// The shared anonymous area that the VMA maps, if it is one.
+std::optional<uint64_t> shared_id(const image::Checkpoint& checkpoint, const image::VmaEntry& vma) {
+  if (vma.status() & image::vma_anon_shared) return vma.shmid();
+  if (!(vma.status() & image::vma_memfd)) return std::nullopt;
+  auto file = checkpoint.files.find(static_cast<uint32_t>(vma.shmid()));
+  if (file == checkpoint.files.end()) return std::nullopt;
+  for (const image::MemfdInodeEntry& inode : checkpoint.memfds)
+    if (inode.inode_id() == file->second.memfd().inode_id() && inode.name() == anonymous_memfd)
+      return inode.shmid();
+  return std::nullopt;
+}
+
 uint64_t shared_size(const image::Checkpoint& checkpoint, uint64_t shmid) {
   uint64_t size = 0;
   for (const image::TaskImage& task : checkpoint.tasks)
     for (const image::VmaEntry& vma : task.mm.vmas())
-      if ((vma.status() & image::vma_anon_shared) && vma.shmid() == shmid)
+      if (shared_id(checkpoint, vma) == shmid)
         size = std::max(size, vma.pgoff() + (vma.end() - vma.start()));
   return size;
 }
@@ -155,8 +171,8 @@ Revival::Descriptors& Revival::descriptors_of(LiveTask& task) {
   const image::TaskImage& image = *task.image;
   for (int i = 0; i < image.mm.vmas_size(); ++i) {
     const image::VmaEntry& vma = image.mm.vmas(i);
-    if (vma.status() & image::vma_anon_shared) {
-      d.of_vma[static_cast<size_t>(i)] = d.add(shared_area(vma.shmid()));
+    if (auto shmid = shared_id(t_.checkpoint, vma)) {
+      d.of_vma[static_cast<size_t>(i)] = d.add(shared_area(*shmid));
     } else if (vma.status() & (image::vma_file_private | image::vma_file_shared)) {
       uint32_t id = static_cast<uint32_t>(vma.shmid());
       UniqueFd& file = mapped_files_[{id, vma.fdflags()}];
