@@ -80,7 +80,7 @@ def mappings(pid):
         if head:
             start, end, offset = int(head[1], 16), int(head[2], 16), int(head[4], 16)
             last = {"start": start, "end": end, "perms": head[3], "offset": offset,
-                    "what": re.sub(r"^/((memfd:/)?dev/zero|SYSV\w+) \(deleted\)$", "shared memory", head[6])}
+                    "what": re.sub(r"^/(memfd:|(memfd:/)?dev/zero|SYSV\w+) \(deleted\)$", "shared memory", head[6])}
         elif line.startswith("VmFlags:") and last["what"] != "[vsyscall]":
             # soft-dirty and accounting are the kernel's own book-keeping
             last["flags"] = " ".join(f for f in line.split()[1:] if f not in ("sd", "ac"))
