@@ -11,7 +11,8 @@
 #include <cerrno>
 #include <utility>
 
-#include "kernel/call.h"
+#include "kernel/fs.h"
+#include "kernel/proc_stat.h"
 
 namespace stasis::engine {
 
@@ -21,6 +22,16 @@ using kernel::must;
 namespace {
 
 std::string thread_name(pid_t tid) { return "thread " + std::to_string(tid); }
+
+bool is_ending(pid_t tid) {
+  constexpr uint32_t exiting = 0x4;  // PF_EXITING
+  try {
+    auto stat = kernel::parse_stat(kernel::read_file("/proc/" + std::to_string(tid) + "/stat"));
+    return stat.state == 'Z' || stat.state == 'X' || (stat.flags & exiting);
+  } catch (const Error& error) {
+    return error.code() == ENOENT || error.code() == ESRCH;
+  }
+}
 
 }  // namespace
 
@@ -34,6 +45,16 @@ Tracee Tracee::seize(pid_t tid, long options) {
               "/status) and run stasis as root");
   must(result, "trace", thread_name(tid));
   return Tracee(tid);
+}
+
+Tracee Tracee::try_seize(pid_t tid, long options) {
+  try {
+    return seize(tid, options);
+  } catch (const Error&) {
+    // A task on its way out gives ESRCH, or EPERM until it is a zombie.
+    if (is_ending(tid)) return none();
+    throw;
+  }
 }
 
 Tracee Tracee::adopt_next() {
@@ -67,26 +88,29 @@ long Tracee::request(int request, uintptr_t address, uintptr_t data, const char*
 
 void Tracee::interrupt() const { request(PTRACE_INTERRUPT, 0, 0, "interrupt"); }
 
-Tracee::Stop Tracee::wait() {
+std::optional<Tracee::Stop> Tracee::wait_or_end() {
   int status = 0;
   long result;
   do result = call(SYS_wait4, tid_, &status, __WALL, nullptr);
   while (result == -EINTR);
   must(result, "wait for", thread_name(tid_));
-  if (WIFSTOPPED(status)) return {WSTOPSIG(status) & 0x7f, status >> 16};
-  std::string cause = WIFSIGNALED(status)
-                          ? "killed by signal " + std::to_string(WTERMSIG(status))
-                          : "it exited with code " + std::to_string(WEXITSTATUS(status));
-  std::string subject = thread_name(tid_);
+  if (WIFSTOPPED(status)) return Stop{WSTOPSIG(status) & 0x7f, status >> 16};
   forget();
-  throw Error("keep hold of", subject).because(cause);
+  return std::nullopt;
 }
 
-int Tracee::wait_interrupted() {
+Tracee::Stop Tracee::wait() {
+  std::string subject = thread_name(tid_);
+  if (auto stop = wait_or_end()) return *stop;
+  throw Error("keep hold of", subject).because("it has ended");
+}
+
+std::optional<int> Tracee::wait_interrupted() {
   for (;;) {
-    Stop stop = wait();
-    if (stop.event == PTRACE_EVENT_STOP) return stop.signal == SIGTRAP ? 0 : stop.signal;
-    if (stop.event == 0) hold_back(stop.signal);
+    auto stop = wait_or_end();
+    if (!stop) return std::nullopt;
+    if (stop->event == PTRACE_EVENT_STOP) return stop->signal == SIGTRAP ? 0 : stop->signal;
+    if (stop->event == 0) hold_back(stop->signal);
     resume();
   }
 }

@@ -8,6 +8,7 @@
 #include <sys/user.h>
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -19,6 +20,8 @@ class Tracee {
  public:
   // PTRACE_SEIZE: does not stop the task. `options` are PTRACE_O_*.
   static Tracee seize(pid_t tid, long options);
+  // The same for a task that may be ending: holds nothing then.
+  static Tracee try_seize(pid_t tid, long options);
   // Waits for a new task that the kernel has attached to us (CLONE_PTRACE) to
   // report its first stop. All other tracees are stopped meanwhile.
   static Tracee adopt_next();
@@ -43,11 +46,12 @@ class Tracee {
   };
   // Waits for the next stop. Throws when the task ends instead.
   Stop wait();
+  std::optional<Stop> wait_or_end();
   // Waits for the stop that interrupt() asked for; a real signal that comes
   // first is remembered and given back at detach(). Leaves the task stopped.
   // Returns the stop signal of a task that was stopped already (SIGSTOP,
-  // SIGTSTP, ...), 0 otherwise.
-  int wait_interrupted();
+  // SIGTSTP, ...), 0 otherwise, and nothing when the task has ended instead.
+  std::optional<int> wait_interrupted();
 
   Registers registers() const;
   void set_registers(const Registers& registers) const;

@@ -8,7 +8,7 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <map>
+#include <optional>
 #include <set>
 
 #include "kernel/fs.h"
@@ -22,6 +22,16 @@ namespace {
 constexpr unsigned few_threads = 32;
 
 std::string proc_path(pid_t pid) { return "/proc/" + std::to_string(pid); }
+
+// A file of /proc/PID; nothing when the task has just ended.
+std::optional<std::string> read_if_there(int dir, const std::string& path) {
+  try {
+    return kernel::read_file_at(dir, path);
+  } catch (const Error& error) {
+    if (error.code() == ENOENT || error.code() == ESRCH) return std::nullopt;
+    throw;
+  }
+}
 
 unsigned count_threads(const std::vector<pid_t>& processes) {
   unsigned threads = 0;
@@ -73,6 +83,10 @@ void FrozenTree::seize_all() {
   freezer_.thaw();
   wait_for_stops();
   while (seize_new_tasks()) wait_for_stops();
+  // Zombies that were reaped while their parents still ran.
+  tasks_.remove_if([](const FrozenTask& task) {
+    return task.zombie && !read_if_there(task.proc.get(), "status");
+  });
 }
 
 bool FrozenTree::seize_new_tasks() {
@@ -94,6 +108,8 @@ bool FrozenTree::seize_new_tasks() {
     if (!task->zombie && seize_threads(*task)) found = true;
     add_children(*task, queue);
   }
+  // What was ending is looked at anew: it is gone by then, or a zombie.
+  tasks_.remove_if([](const FrozenTask& task) { return !task.zombie && task.threads.empty(); });
   return found;
 }
 
@@ -101,24 +117,27 @@ bool FrozenTree::seize_threads(FrozenTask& task) {
   bool found = false;
   for (bool again = true; again;) {
     again = false;
-    UniqueFd dir = kernel::open_at(task.proc.get(), "task", O_RDONLY | O_DIRECTORY);
+    long fd = kernel::call(SYS_openat, task.proc.get(), "task", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd == -ENOENT || fd == -ESRCH) return found;
+    UniqueFd dir(static_cast<int>(kernel::must(fd, "list the threads of", task.name())));
     for (pid_t tid : kernel::numeric_entries(dir.get(), "task")) {
       bool known = std::any_of(task.threads.begin(), task.threads.end(),
                                [&](const FrozenThread& t) { return t.tid == tid; });
       if (known) continue;
-      auto stat =
-          kernel::parse_stat(kernel::read_file_at(dir.get(), std::to_string(tid) + "/stat"));
+      auto text = read_if_there(dir.get(), std::to_string(tid) + "/stat");
+      if (!text) continue;
+      auto stat = kernel::parse_stat(*text);
       if (stat.state == 'Z' || stat.state == 'X') {
         if (tid == task.pid && task.threads.empty() && stat.num_threads <= 1) task.zombie = true;
         continue;
       }
-      FrozenThread thread{Tracee::seize(tid, 0), tid, 0, 0, {}, {}};
+      FrozenThread thread{Tracee::try_seize(tid, 0), tid, 0, 0, {}, {}};
+      found = again = true;
+      if (thread.tracee.tid() == 0) continue;  // ending: the next pass finds it gone or a zombie
       thread.tracee.interrupt();
-      bool leader = tid == task.pid;
-      auto at = leader ? task.threads.begin() : task.threads.end();
+      auto at = tid == task.pid ? task.threads.begin() : task.threads.end();
       auto placed = task.threads.insert(at, std::move(thread));
       unstopped_.push_back(&*placed);
-      found = again = true;
     }
   }
   return found;
@@ -126,19 +145,32 @@ bool FrozenTree::seize_threads(FrozenTask& task) {
 
 void FrozenTree::add_children(const FrozenTask& task, std::vector<pid_t>& queue) {
   if (task.zombie) return;
-  for (const FrozenThread& thread : task.threads) {
-    std::string text =
-        kernel::read_file_at(task.proc.get(), fmt::format("task/{}/children", thread.tid));
-    for (pid_t child : kernel::parse_children(text)) queue.push_back(child);
-  }
+  for (const FrozenThread& thread : task.threads)
+    if (auto text = read_if_there(task.proc.get(), fmt::format("task/{}/children", thread.tid)))
+      for (pid_t child : kernel::parse_children(*text)) queue.push_back(child);
 }
 
 void FrozenTree::wait_for_stops() {
   while (!unstopped_.empty()) {
     FrozenThread* thread = unstopped_.back();
-    thread->stop_signal = thread->tracee.wait_interrupted();
     unstopped_.pop_back();
+    if (auto stop = thread->tracee.wait_interrupted())
+      thread->stop_signal = *stop;
+    else
+      drop(thread);
   }
+}
+
+// A thread that ended before it stopped. Its process, when nothing is left of
+// it, is looked at anew: it is gone, or a zombie.
+void FrozenTree::drop(const FrozenThread* thread) {
+  for (auto task = tasks_.begin(); task != tasks_.end(); ++task)
+    for (auto t = task->threads.begin(); t != task->threads.end(); ++t) {
+      if (&*t != thread) continue;
+      task->threads.erase(t);
+      if (task->threads.empty()) tasks_.erase(task);
+      return;
+    }
 }
 
 void FrozenTree::describe(FrozenTask& task) {

@@ -61,6 +61,7 @@ class FrozenTree {
   FrozenTask* find(pid_t pid);
   bool seize_threads(FrozenTask& task);
   void add_children(const FrozenTask& task, std::vector<pid_t>& queue);
+  void drop(const FrozenThread* thread);
   void wait_for_stops();
   void refuse_strangers();
   void describe(FrozenTask& task);

@@ -117,7 +117,8 @@ void RootTask::build() {
     throw Error("build the container's inside", "").because("its first process was killed");
   if (report != " ") throw from_report(report);
   tracee_.interrupt();
-  tracee_.wait_interrupted();
+  if (!tracee_.wait_interrupted())
+    throw Error("build the container's inside", "").because("its first process was killed");
 }
 
 RootTask::~RootTask() {

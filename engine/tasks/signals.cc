@@ -63,7 +63,7 @@ void restore_actions(const image::CoreEntry& core, SyscallBatch& batch) {
   bool trap_ignored = ignores_trap(core);
   for_each_action(core, [&](int signal, const image::SaEntry& entry) {
     if (signal == SIGTRAP && trap_ignored) return;
-    if (entry.sigaction() == 0 && entry.flags() == 0 && entry.mask() == 0) return;
+    // Defaults too: what the runtime ignores, the root task has inherited.
     KernelSigaction action{entry.sigaction(), entry.flags(), entry.restorer(), entry.mask()};
     batch.must("set the signal actions of", SYS_rt_sigaction, signal, batch.object(action), nullptr,
                mask_size);
