@@ -47,8 +47,10 @@ bool has_set_tid() {
   return call(SYS_clone3, &args, sizeof args) == -EINVAL;
 }
 
+// Flags are looked at before descriptors, but after privileges.
 bool has_set_group() {
-  return call(SYS_move_mount, -1, "", -1, "", move_mount_set_group | 0x44) == -EBADF;
+  long result = call(SYS_move_mount, -1, "", -1, "", move_mount_set_group | 0x44);
+  return result != -EINVAL && result != -ENOSYS;
 }
 
 bool has_pagemap_scan() {
@@ -89,7 +91,7 @@ Ptrace probe_ptrace() {
   call(SYS_ptrace, PTRACE_INTERRUPT, child, 0, 0);
   call(SYS_wait4, child, 0, __WALL, 0);
   result.suspend_seccomp = call(SYS_ptrace, PTRACE_SETOPTIONS, child, 0,
-                                PTRACE_O_SUSPEND_SECCOMP | PTRACE_O_EXITKILL) == 0;
+                                PTRACE_O_SUSPEND_SECCOMP | PTRACE_O_EXITKILL) != -EINVAL;
   ptrace_rseq_configuration rseq{};
   result.rseq = call(SYS_ptrace, PTRACE_GET_RSEQ_CONFIGURATION, child, sizeof rseq, &rseq) >= 0;
   return result;

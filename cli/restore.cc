@@ -52,14 +52,14 @@ RestoreOptions complete(RestoreOptions options, const Manifest& manifest) {
   return options;
 }
 
-// Whether runc's stderr will be the container's own.
-bool shares_stderr(const std::string& image) {
+// Whether our descriptor 1 or 2 becomes the container's own.
+bool becomes_containers(const std::string& image, int fd) {
   std::string path = image + "/descriptors.json";
   oci::Document document(kernel::read_file(path, 1 << 16), path);
   int index = 0;
   bool shared = false;
   document.root().each([&](const oci::Node& entry) {
-    if (index++ == STDERR_FILENO) shared = entry.as_string().find("pipe:") != std::string::npos;
+    if (index++ == fd) shared = entry.as_string().find("pipe:") != std::string::npos;
   });
   return shared;
 }
@@ -149,10 +149,14 @@ int restore(const RestoreOptions& given, FILE* out) {
     std::error_code ignored;
     fs::remove_all(work, ignored);
   });
-  RuncResult result = run_runc(options.runtime, runc_arguments(options, manifest, work),
-                               shares_stderr(options.image));
+  bool shared_stdout = becomes_containers(options.image, STDOUT_FILENO);
+  bool shared_stderr = becomes_containers(options.image, STDERR_FILENO);
+  RuncResult result =
+      run_runc(options.runtime, runc_arguments(options, manifest, work), shared_stderr);
   if (result.exit_code != 0) fail(options, result, work);
-  report(options, now_ms() - start, out);
+  // Not into the midst of what the container has to say.
+  if (shared_stdout) out = shared_stderr ? nullptr : stderr;
+  if (out) report(options, now_ms() - start, out);
   return 0;
 }
 

@@ -48,20 +48,15 @@ class Operation {
   Response run() {
     try {
       prepare();
-    } catch (const Error& error) {
-      if (log_) log_->error(error);
-      return failure(request_, error, EBADRQC);
-    }
-    try {
       Response response = request_.type() == DUMP ? dump() : restore();
       log_->info("{} finished", request_.type() == DUMP ? "Dump" : "Restore");
       return response;
     } catch (const Error& error) {
-      log_->error(error);
-      return failure(request_, error, EIO);
+      if (log_) log_->error(error);
+      return failure(request_, error, stage_errno_);
     } catch (const std::exception& error) {
-      log_->error(error.what());
-      return failure(request_, Error("finish", "").because(error.what()), EIO);
+      if (log_) log_->error(error.what());
+      return failure(request_, Error("finish", "").because(error.what()), stage_errno_);
     }
   }
 
@@ -88,7 +83,9 @@ class Operation {
 
   Response dump() {
     engine::DumpPlan plan = dump_plan(settings_.opts, *log_);
+    stage_errno_ = EOPNOTSUPP;
     refuse_obstacles(plan);
+    stage_errno_ = EIO;
     NotifyObserver observer(channel_, settings_.opts.notify_scripts());
     engine::DumpResult result = calls_.dump(plan, directories_.images.get(), observer, *log_);
     keep_stats(result);
@@ -105,10 +102,7 @@ class Operation {
     const engine::Finding& first = findings.front();
     std::string cause = first.subject + " " + first.what;
     if (findings.size() > 1) cause += fmt::format(" (and {} more)", findings.size() - 1);
-    throw Error("dump", fmt::format("process {}", plan.root))
-        .because(cause)
-        .hint(first.remedy)
-        .with_errno(EOPNOTSUPP);
+    throw Error("dump", fmt::format("process {}", plan.root)).because(cause).hint(first.remedy);
   }
 
   // Statistics are no reason to call a finished operation failed.
@@ -123,6 +117,7 @@ class Operation {
 
   Response restore() {
     engine::RestorePlan plan = restore_plan(settings_.opts);
+    stage_errno_ = EIO;
     NotifyObserver observer(channel_, settings_.opts.notify_scripts());
     engine::RestoreResult result = calls_.restore(plan, directories_.images.get(), observer, *log_);
     keep_stats(result);
@@ -137,6 +132,7 @@ class Operation {
   Settings settings_;
   Directories directories_;
   std::optional<LogFile> log_;
+  int stage_errno_ = EBADRQC;  // what a failure without an errno of its own is called
 };
 
 Response version(const Request& request) {
