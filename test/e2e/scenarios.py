@@ -116,7 +116,7 @@ def masked(env):
         for name in ("keys", "timer_list"):
             expect((root / "proc" / name).read_bytes() == b"", f"/proc/{name} can be read")
         expect(os.listdir(root / "sys/firmware") == [], "/sys/firmware can be read")
-        for path in ("proc/sys", "proc/sysrq-trigger", "proc/bus"):
+        for path in ("proc/sys", "proc/irq", "proc/bus"):
             flags = os.statvfs(root / path).f_flag
             expect(flags & os.ST_RDONLY, f"/{path} can be written")
 
