@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <map>
+#include <set>
 
 #include "base/text.h"
 #include "engine/files/dumper.h"
@@ -103,35 +104,32 @@ bool holds_number(const image::TaskImage& task, uint32_t number) {
                      [number](const auto& fd) { return fd.fd() == number; });
 }
 
-// The epoll's number in `task`, if it has all that the epoll watches; or -1.
-int reachable(const image::TaskImage& task, const image::EventpollFileEntry& epoll) {
-  for (const auto& fd : task.fds) {
-    if (fd.id() != epoll.id()) continue;
-    bool all = std::all_of(epoll.tfd().begin(), epoll.tfd().end(),
-                           [&](const auto& watch) { return holds_number(task, watch.tfd()); });
-    return all ? static_cast<int>(fd.fd()) : -1;
-  }
-  return -1;
+bool holds_all(const image::TaskImage& task, const image::EventpollFileEntry& epoll) {
+  return std::all_of(epoll.tfd().begin(), epoll.tfd().end(),
+                     [&](const auto& watch) { return holds_number(task, watch.tfd()); });
 }
 
 }  // namespace
 
-std::vector<Restorer::Watch> epoll_watches(const Restorer& restorer, const image::TaskImage& task) {
-  std::vector<Restorer::Watch> watches;
-  for (const auto& [id, entry] : restorer.entries()) {
-    if (entry.type() != image::EVENTPOLL) continue;
-    const auto& tasks = restorer.image().tasks;
-    auto first = std::find_if(
-        tasks.begin(), tasks.end(),
-        [&, &watched = entry.epfd()](auto& other) { return reachable(other, watched) >= 0; });
-    if (first == tasks.end())
+std::map<const image::TaskImage*, std::vector<Restorer::Watch>> epoll_watches(
+    const Restorer& restorer) {
+  std::map<const image::TaskImage*, std::vector<Restorer::Watch>> watches;
+  std::set<uint32_t> held, done;
+  for (const image::TaskImage& task : restorer.image().tasks)
+    for (const auto& fd : task.fds) {
+      if (fd.type() != image::EVENTPOLL || done.contains(fd.id())) continue;
+      held.insert(fd.id());
+      const image::EventpollFileEntry& epoll = restorer.entry(fd.id()).epfd();
+      if (!holds_all(task, epoll)) continue;
+      done.insert(fd.id());
+      for (const auto& watch : epoll.tfd())
+        watches[&task].push_back({static_cast<int>(fd.fd()), static_cast<int>(watch.tfd()),
+                                  watch.events(), watch.data()});
+    }
+  for (uint32_t id : held)
+    if (!done.contains(id))
       throw Error("restore", fmt::format("epoll {}", id))
           .because("no process has all the descriptors that it watches");
-    if (&*first != &task) continue;
-    int number = reachable(task, entry.epfd());
-    for (const auto& watch : entry.epfd().tfd())
-      watches.push_back({number, static_cast<int>(watch.tfd()), watch.events(), watch.data()});
-  }
   return watches;
 }
 

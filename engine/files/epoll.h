@@ -2,13 +2,16 @@
 // numbers, when these are in place.
 #pragma once
 
+#include <map>
 #include <vector>
 
 #include "engine/files/restorer.h"
 
 namespace stasis::engine::files {
 
-// The watches that `task` is the one to put in; throws where no task can.
-std::vector<Restorer::Watch> epoll_watches(const Restorer& restorer, const image::TaskImage& task);
+// The watches of all epolls, by the task that is to put them in: the first that
+// has all descriptors that are watched. Throws where none has.
+std::map<const image::TaskImage*, std::vector<Restorer::Watch>> epoll_watches(
+    const Restorer& restorer);
 
 }  // namespace stasis::engine::files

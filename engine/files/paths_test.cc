@@ -139,6 +139,39 @@ TEST_CASE("deleted files are taken along and leave nothing behind") {
         dir / "gone/sparse (deleted)");
 }
 
+// CRIU's --link-remap: files 1 and 2 are one, and the name of 1 is gone.
+image::Checkpoint linked(const Scratch& dir, image::RemapType type) {
+  image::Checkpoint checkpoint;
+  for (uint32_t id : {1U, 2U}) {
+    image::FileEntry& file = checkpoint.files[id];
+    file.set_type(image::REG);
+    file.set_id(id);
+    file.mutable_reg()->set_id(id);
+    file.mutable_reg()->set_flags(O_RDONLY);
+    file.mutable_reg()->set_name(dir / (id == 1 ? "was/there" : "link_remap.2"));
+  }
+  image::RemapFilePathEntry& remap = checkpoint.remaps.emplace_back();
+  remap.set_orig_id(1);
+  remap.set_remap_id(2);
+  remap.set_remap_type(type);
+  return checkpoint;
+}
+
+TEST_CASE("a file whose name is gone is opened by another name of it") {
+  if (!may_examine()) return;
+  Scratch dir;
+  put(dir / "link_remap.2", "linked");
+  image::Checkpoint checkpoint = linked(dir, image::LINKED);
+  Again again(checkpoint);
+  int fd = again.restorer.get(1);
+  CHECK(read_some(fd) == "linked");
+  CHECK(kernel::read_link(fmt::format("/proc/self/fd/{}", fd)) == dir / "was/there (deleted)");
+  CHECK(access((dir / "was").c_str(), F_OK) != 0);
+  checkpoint = linked(dir, image::PROCFS);
+  Again of_dead(checkpoint);
+  CHECK_THROWS_WITH(of_dead.restorer.get(1), Catch::Contains("belonged to process 2"));
+}
+
 TEST_CASE("files held otherwise than by descriptors") {
   if (!may_examine()) return;
   Child child([] {});

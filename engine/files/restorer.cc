@@ -76,8 +76,9 @@ std::vector<Restorer::Slot> Restorer::descriptors(const image::TaskImage& task) 
   return slots;
 }
 
-std::vector<Restorer::Watch> Restorer::watches(const image::TaskImage& task) const {
-  return epoll_watches(*this, task);
+const std::vector<Restorer::Watch>& Restorer::watches(const image::TaskImage& task) {
+  if (!watches_) watches_ = epoll_watches(*this);
+  return (*watches_)[&task];
 }
 
 const std::vector<SocketPacket>& Restorer::socket_packets() {

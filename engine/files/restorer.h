@@ -67,7 +67,7 @@ class Restorer {
     uint32_t events;
     uint64_t data;
   };
-  std::vector<Watch> watches(const image::TaskImage& task) const;
+  const std::vector<Watch>& watches(const image::TaskImage& task);
 
   // Restores who gets SIGIO of which file, when all tasks exist: pid in the
   // container's root pid namespace -> pid in ours.
@@ -106,6 +106,7 @@ class Restorer {
   std::map<uint32_t, PipeEnds> pipes_;
   std::map<uint32_t, UniqueFd> fifos_, sockets_;
   std::optional<std::vector<SocketPacket>> packets_;
+  std::optional<std::map<const image::TaskImage*, std::vector<Watch>>> watches_;
   std::map<std::pair<image::RemapType, uint32_t>, UniqueFd> nameless_;
   std::vector<std::pair<int, image::FownEntry>> owners_;
 };

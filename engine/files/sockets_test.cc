@@ -1,4 +1,6 @@
 // Unix sockets.
+#include <linux/rtnetlink.h>
+#include <linux/unix_diag.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 
@@ -6,6 +8,7 @@
 
 #include "engine/files/obstacles.h"
 #include "engine/files/test_support.h"
+#include "engine/files/unix_diag.h"
 
 namespace stasis::engine::files {
 
@@ -77,6 +80,38 @@ TEST_CASE("unix sockets that others can reach are refused") {
         "holds a unix socket open as descriptor 0, bound to the name @files_test");
   CHECK(findings[1].what ==
         "holds a unix socket open as descriptor 1, that listens for connections");
+}
+
+TEST_CASE("the kernel's words about a unix socket are read, and only whole ones") {
+  struct {
+    unix_diag_msg head;
+    rtattr peer_head;
+    uint32_t peer;
+    rtattr shutdown_head;
+    uint8_t shutdown[4];
+    rtattr name_head;
+    char name[8];
+  } message{};
+  message.head.udiag_type = SOCK_SEQPACKET;
+  message.head.udiag_state = 1;
+  message.head.udiag_ino = 4711;
+  message.peer_head = {sizeof(rtattr) + 4, UNIX_DIAG_PEER};
+  message.peer = 4712;
+  message.shutdown_head = {sizeof(rtattr) + 1, UNIX_DIAG_SHUTDOWN};
+  message.shutdown[0] = 2;
+  message.name_head = {sizeof(rtattr) + 5, UNIX_DIAG_NAME};
+  memcpy(message.name, "/sock", 5);
+  std::string_view bytes(reinterpret_cast<const char*>(&message), sizeof message);
+  UnixSocket socket = parse_unix_socket(bytes);
+  CHECK(socket.inode == 4711);
+  CHECK(socket.type == SOCK_SEQPACKET);
+  CHECK(socket.peer == 4712);
+  CHECK(socket.shutdown == 2);
+  CHECK(socket.name == "/sock");
+  CHECK_THROWS_AS(parse_unix_socket(bytes.substr(0, 10)), Error);
+  CHECK_THROWS_AS(parse_unix_socket(bytes.substr(0, sizeof message.head + 6)), Error);
+  message.name_head.rta_len = 2;
+  CHECK_THROWS_AS(parse_unix_socket(bytes), Error);
 }
 
 }  // namespace stasis::engine::files
