@@ -74,11 +74,15 @@ void check_members(const image::CgSetEntry& set) {
 }  // namespace
 
 Restorer::Restorer(const image::Checkpoint& checkpoint, const RestorePlan& plan, Log& log)
-    : checkpoint_(checkpoint), plan_(plan), log_(log), engine_(membership_of(getpid())) {
+    : checkpoint_(checkpoint),
+      image_(plan.manage_cgroups && checkpoint.cgroup ? *checkpoint.cgroup
+                                                      : image::CgroupEntry::default_instance()),
+      plan_(plan),
+      log_(log),
+      engine_(membership_of(getpid())) {
   const pid_t parent = getppid();  // 0: in an outer pid namespace
   parent_ = parent == 0 ? engine_ : membership_of(parent);
-  if (!plan.manage_cgroups || !checkpoint.cgroup) return;
-  for (const image::CgSetEntry& set : checkpoint.cgroup->sets()) {
+  for (const image::CgSetEntry& set : image_.sets()) {
     check_members(set);
     if (!sets_.emplace(set.id(), places_of(set)).second)
       throw image::bad_image("cgroup", -1, fmt::format("two sets have id {}", set.id()));
@@ -86,7 +90,7 @@ Restorer::Restorer(const image::Checkpoint& checkpoint, const RestorePlan& plan,
   // Nothing is made before every path is known to be sound. The destructor
   // doesn't run for what a constructor leaves by a throw.
   try {
-    for (const image::CgControllerEntry& controller : checkpoint.cgroup->controllers())
+    for (const image::CgControllerEntry& controller : image_.controllers())
       for (const image::CgroupDirEntry& directory : controller.dirs())
         for (const Hierarchy* hierarchy : matching(controller)) {
           std::string path = join("/", directory.dir_name());
@@ -154,8 +158,7 @@ std::string Restorer::new_root(const Hierarchy& hierarchy) const {
 // The container's own cgroup at the dump that holds `path`, as far as the
 // image tells: the root of its cgroup namespace, else a directory of the image.
 std::string Restorer::head_of(const std::string& controller, const std::string& path) const {
-  const image::CgroupEntry& image = *checkpoint_.cgroup;
-  for (const image::CgSetEntry& set : image.sets())
+  for (const image::CgSetEntry& set : image_.sets())
     for (const image::CgMemberEntry& member : set.ctls()) {
       if (member.cgns_prefix() == 0 || text::split(member.name(), ',').front() != controller)
         continue;
@@ -163,7 +166,7 @@ std::string Restorer::head_of(const std::string& controller, const std::string& 
       if (is_below(path, head)) return head;
     }
   std::string head;
-  for (const image::CgControllerEntry& entry : image.controllers()) {
+  for (const image::CgControllerEntry& entry : image_.controllers()) {
     if (std::find(entry.cnames().begin(), entry.cnames().end(), controller) == entry.cnames().end())
       continue;
     for (const image::CgroupDirEntry& directory : entry.dirs()) {

@@ -72,6 +72,7 @@ class Restorer {
   uint32_t root_set() const;
 
   const image::Checkpoint& checkpoint_;
+  const image::CgroupEntry& image_;  // empty when cgroups are none of our business
   const RestorePlan& plan_;
   Log& log_;
   Hierarchies hierarchies_;
