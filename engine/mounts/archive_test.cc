@@ -84,7 +84,7 @@ std::vector<std::string> picture(const UniqueFd& root) {
     for (const auto& entry : std::filesystem::directory_iterator(top + path))
       entries.push_back(entry.path().filename());
     std::sort(entries.begin(), entries.end());
-    for (const auto& entry : entries) look(path + "/" + entry);
+    for (const auto& entry : entries) look(fmt::format("{}/{}", path, entry));
   };
   look("");
   return result;

@@ -49,7 +49,7 @@ uint64_t mount_attributes(const image::MntEntry& entry) {
 
 UniqueFd make_fresh(const FreshMount& what) {
   const auto& entry = *what.entry;
-  auto type = mountable_type(entry).value();
+  auto type = mountable_type(entry).value_or("");
   kernel::FsContext context(type);
   if (!entry.source().empty()) context.set("source", entry.source());
   set_options(context, what, type);

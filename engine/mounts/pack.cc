@@ -1,6 +1,7 @@
 #include <archive.h>
 #include <archive_entry.h>
 #include <dirent.h>
+#include <fmt/format.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
 
@@ -128,7 +129,7 @@ void Packer::add_directory(UniqueFd dir, const std::string& path, int depth) {
       if (name != "." && name != "..") names.push_back(std::move(name));
     }
   }
-  for (const auto& name : names) add(dir.get(), name, path + "/" + name, depth);
+  for (const auto& name : names) add(dir.get(), name, fmt::format("{}/{}", path, name), depth);
 }
 
 void Packer::add(int dir, const std::string& name, const std::string& path, int depth) {

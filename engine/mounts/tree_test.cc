@@ -34,6 +34,7 @@ class Entries {
 
 std::vector<std::string> order_of(const Tree& tree) {
   std::vector<std::string> result;
+  result.reserve(tree.order.size());
   for (int i : tree.order) result.push_back(tree.nodes[i].entry->mountpoint());
   return result;
 }
