@@ -67,12 +67,11 @@ void find_strangers(const std::string& cgroup, pid_t init, std::vector<MapFindin
   }
 }
 
-void find_not_started(const Container& container, const std::string& runc_root,
-                      std::vector<MapFinding>& findings) {
+// `runc start` takes this away.
+bool not_started(const Container& container, const std::string& runc_root) {
   std::error_code error;
-  if (std::filesystem::exists(fmt::format("{}/{}/exec.fifo", runc_root, container.id), error))
-    findings.push_back({Severity::obstacle, "container " + container.id,
-                        "is created but not started", "runc start " + container.id});
+  return container.state &&
+         std::filesystem::exists(fmt::format("{}/{}/exec.fifo", runc_root, container.id), error);
 }
 
 }  // namespace
@@ -80,7 +79,12 @@ void find_not_started(const Container& container, const std::string& runc_root,
 std::vector<MapFinding> findings_of(const Container& container, const std::string& runc_root) {
   std::vector<MapFinding> findings = container.map.findings;
   if (container.init <= 0) return findings;
-  if (container.state) find_not_started(container, runc_root, findings);
+  if (not_started(container, runc_root)) {
+    // What runs is still the runtime: its descriptors are nobody's concern.
+    findings.push_back({Severity::obstacle, "container " + container.id,
+                        "is created but not started", "runc start " + container.id});
+    return findings;
+  }
   engine::DumpPlan plan = build_dump_plan(container);
   if (!plan.freeze_cgroup.empty()) find_strangers(plan.freeze_cgroup, plan.root, findings);
   for (auto& obstacle : engine::obstacles(plan))

@@ -12,7 +12,6 @@ namespace stasis::cli {
 
 namespace {
 
-using mountmap::ExternalKind;
 using mountmap::MapFinding;
 using mountmap::MapRow;
 using mountmap::MountClass;
