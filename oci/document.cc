@@ -67,7 +67,7 @@ uint64_t Node::as_number() const {
 
 std::string Node::string(std::string_view name, std::string fallback) const {
   auto member = find(name);
-  return member ? member->as_string() : fallback;
+  return member ? member->as_string() : std::move(fallback);
 }
 
 bool Node::boolean(std::string_view name, bool fallback) const {
