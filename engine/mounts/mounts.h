@@ -23,6 +23,7 @@ std::vector<Finding> obstacles(const DumpPlan& plan);
 // container's own. The container's tasks are stopped.
 void dump(const DumpPlan& plan, uint32_t ns_id, image::ImageWriter& writer, Log& log);
 
+// What it is made from must outlive it.
 class Builder {
  public:
   // In the coordinator, before there is any task. Takes hold of the root and of
