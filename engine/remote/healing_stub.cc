@@ -2,11 +2,14 @@
 
 #include <fmt/core.h>
 #include <signal.h>
+#include <sys/auxv.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 
 #include <algorithm>
 #include <cerrno>
+#include <cstring>
+#include <span>
 #include <vector>
 
 #include "kernel/call.h"
@@ -91,17 +94,47 @@ int idle_signal(uint64_t caught, uint64_t blocked, uint64_t pending) {
   return 0;
 }
 
+namespace {
+
+// Our own vdso, which nobody has written to.
+std::span<const uint8_t> pristine_vdso(size_t size) {
+  unsigned long start = getauxval(AT_SYSINFO_EHDR);
+  if (start == 0) return {};
+  return {reinterpret_cast<const uint8_t*>(start), size};
+}
+
+}  // namespace
+
 std::optional<StubPlace> find_stub_place(int mem, uint64_t start, uint64_t end) {
   std::vector<uint8_t> image(end - start);
   long n = kernel::call(SYS_pread64, mem, image.data(), image.size(), start);
-  if (n != static_cast<long>(image.size())) return std::nullopt;
-  size_t used = image.size();
-  while (used > 0 && image[used - 1] == 0) --used;
+  std::span<const uint8_t> ours = pristine_vdso(image.size());
+  if (n != static_cast<long>(image.size()) || ours.empty()) return std::nullopt;
+  size_t used = ours.size();
+  while (used > 0 && ours[used - 1] == 0) --used;
+  if (memcmp(image.data(), ours.data(), used) != 0) return std::nullopt;
   // The last bytes of a table can be zero and belong to it: stay well away.
-  used = (used + 64 + 15) & ~size_t{15};
-  size_t need = healing_code().bytes.size() + 2 * sizeof(SyscallBatch::Entry);
-  if (used + need > image.size()) return std::nullopt;
-  return StubPlace{start + used, image.size() - used};
+  size_t at = (used + 64 + 15) & ~size_t{15};
+  std::span<const uint8_t> code = healing_code().bytes;
+  if (at + code.size() + 2 * sizeof(SyscallBatch::Entry) > image.size()) return std::nullopt;
+  // Free, or with what an engine left there that was killed.
+  auto tail = std::span(image).subspan(at);
+  bool is_free = std::all_of(tail.begin(), tail.end(), [](uint8_t byte) { return byte == 0; });
+  if (!is_free && memcmp(tail.data(), code.data(), healing_code().state) != 0) return std::nullopt;
+  return StubPlace{start + at, image.size() - at};
+}
+
+void leave_stub(Tracee& tracee, StubPlace place) {
+  constexpr int patience = 1000;
+  for (int i = 0; i < patience; ++i) {
+    uint64_t ip = tracee.registers().rip;
+    if (ip < place.address || ip >= place.address + place.size) return;
+    tracee.resume();
+    tracee.interrupt();
+    if (!tracee.wait_interrupted()) break;
+  }
+  throw Error("look inside", "thread " + std::to_string(tracee.tid()))
+      .because("it does not get out of the code that a killed engine left behind");
 }
 
 HealingStub::HealingStub(Task task, StubPlace place, int mem)

@@ -26,8 +26,12 @@ struct StubPlace {
 };
 
 // The zero tail of the vdso at [start, end) of a stopped process, if it is
-// large enough. `mem` is its /proc/PID/mem.
+// this kernel's and the tail large enough. `mem` is its /proc/PID/mem.
 std::optional<StubPlace> find_stub_place(int mem, uint64_t start, uint64_t end);
+
+// A task whose engine was killed may still be healing when the next one stops
+// it: lets it run out of the old stub first.
+void leave_stub(Tracee& tracee, StubPlace place);
 
 class HealingStub {
  public:

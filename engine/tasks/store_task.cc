@@ -132,6 +132,7 @@ uint64_t store_cores(FrozenTask& task, SeccompFilters& filters) {
     std::optional<ProcessQuestions> process;
     if (leader) process.emplace(batch, task);
 
+    leave_stub(thread.tracee, place);
     HealingStub stub({&thread.tracee, task.pid, task.ns_pid, thread.ns_tid, hole, signal,
                       fmt::format("thread {} of {}", thread.tid, task.name())},
                      place, task.mem.get());
