@@ -22,6 +22,10 @@ constexpr std::array one_superblock{"sysfs",   "devtmpfs", "mqueue", "cgroup2", 
 // And those of which every mount is a file system of its own.
 constexpr std::array fresh_superblock{"proc", "tmpfs", "devpts", "cgroup"};
 
+// Every container has these, named in config.json or not.
+constexpr std::array default_devices{"/dev/null", "/dev/zero",   "/dev/full",
+                                     "/dev/tty",  "/dev/random", "/dev/urandom"};
+
 template <typename List>
 bool contains(const List& list, std::string_view wanted) {
   return std::find(list.begin(), list.end(), wanted) != list.end();
@@ -125,8 +129,10 @@ class Mapper {
     for (const auto& wanted : input_.config->mounts) {
       std::string point = wanted.destination;
       MapRow* row = match(wanted, point);
-      if (!row && input_.resolve && !(point = input_.resolve(point)).empty())
-        row = match(wanted, point);
+      if (!row && input_.resolve) {
+        point = input_.resolve(point);
+        if (!point.empty()) row = match(wanted, point);
+      }
       if (row)
         from_config_[row->mount.id] = &wanted;
       else if (wanted.bind())
@@ -222,9 +228,29 @@ class Mapper {
       else
         external(row, ExternalKind::directory, host_path(mount),
                  "its file system is mounted on the host too");
+      find_source_at_restore(row);
     } else {
       unknown(row);
     }
+  }
+
+  // In a restore a runtime names the sources that config.json names, no others.
+  void find_source_at_restore(MapRow& row) {
+    if (!input_.config) return;
+    auto named = [&](const auto& device) { return device.path == row.source; };
+    const auto& devices = input_.config->devices;
+    if (contains(default_devices, row.source) ||
+        std::any_of(devices.begin(), devices.end(), named)) {
+      row.key = row.source;
+      return;
+    }
+    find(Severity::obstacle, row.mount.mountpoint,
+         fmt::format("comes from the host's {}, which config.json doesn't name: a restore by the "
+                     "runtime would have no source for it",
+                     row.source),
+         fmt::format("add a bind mount with destination {} to config.json before the container is "
+                     "created, or unmount it inside",
+                     row.mount.mountpoint));
   }
 
   void unknown(MapRow& row) {

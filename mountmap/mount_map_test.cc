@@ -201,6 +201,8 @@ TEST_CASE("what came with a recursive bind is named so") {
       bind("/data", "/vol"));
   CHECK(at(map, "/vol/sub").reason == "came with the recursive bind /vol");
   CHECK(at(map, "/vol/sub").key == "/vol/sub");
+  // runc would not name a source for it.
+  CHECK(has_finding(map, Severity::obstacle, "comes from the host's /tmp, which config.json"));
 }
 
 TEST_CASE("a source is found where the host shows it, not below what covers it") {
@@ -224,6 +226,16 @@ TEST_CASE("devices, deleted roots and file systems that only the container has")
   CHECK(at(map, "/disk").reason == "file system (ext4) that the container mounted itself");
   CHECK(at(map, "/p").kind == MountClass::external);
   CHECK(at(map, "/p").source.empty());
+}
+
+TEST_CASE("device nodes bound by the runtime have the key that it gives them") {
+  auto map = map_of(
+      "91 90 0:5 /zero /dev/zero rw - devtmpfs udev rw\n92 90 0:5 /zero /z rw - devtmpfs udev rw\n"
+      "93 90 0:5 /kvm /dev/kvm rw - devtmpfs udev rw\n",
+      bind("/srv/a", "/nothing"));
+  CHECK(at(map, "/dev/zero").key == "/dev/zero");
+  CHECK(at(map, "/z").reason == "bind of /dev/zero inside the container");
+  CHECK(has_finding(map, Severity::obstacle, "comes from the host's /dev/kvm"));
 }
 
 TEST_CASE("two volumes on one mountpoint can't be told apart by a key") {
