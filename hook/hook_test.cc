@@ -68,7 +68,9 @@ TEST_CASE("a record comes, is kept for root alone, is renewed and goes") {
   CHECK(mode(bench.path / "run") == 0700);
   auto sources = hook::load_record((bench.path / "run").string(), "web");
   auto now = mountmap::identify(bench.path / "hosts");
-  CHECK(sources.value().at("/etc/hosts").same_file(now.value()));
+  CHECK(sources.value_or(mountmap::SourceRecord{})
+            .at("/etc/hosts")
+            .same_file(now.value_or(mountmap::FileIdentity{})));
   // What a killed hook leaves goes too.
   std::ofstream(bench.record().string() + ".99") << "half";
   CHECK(bench.run("poststop", bench.state(0)).empty());

@@ -288,7 +288,7 @@ TEST_CASE("sources are known by what they are") {
   Scratch scratch;
   auto file = scratch.file("hosts");
   int root = open("/", O_PATH);
-  SourceRecord created{{"/nowhere in any container", identify(file).value()}};
+  SourceRecord created{{"/nowhere in any container", identify(file).value_or(FileIdentity{})}};
 
   auto map = sourced(file);
   examine_sources(map, root, &created);
