@@ -19,6 +19,8 @@
 
 namespace stasis::engine {
 
+struct RestoreResult;
+
 // The moments of CRIU's RPC notifications, in their order. A door that has
 // nobody to tell keeps the defaults. A throw aborts the operation.
 class Observer {
@@ -36,6 +38,10 @@ class Observer {
   virtual void network_unlock() {}
   virtual void pre_resume(pid_t /*root*/) {}
   virtual void post_resume(pid_t /*root*/) {}
+  // The last moment of a restore: all is done but letting the tasks go. Whoever
+  // waits for the outcome is told here: should the engine die before the tasks
+  // run they die with it, and nothing is left that nobody knows of.
+  virtual void restored(const RestoreResult& /*result*/) {}
   // Bytes of memory written or filled so far, of an estimated total.
   virtual void progress(uint64_t /*done*/, uint64_t /*total*/) {}
 };

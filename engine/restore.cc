@@ -65,7 +65,6 @@ RestoreResult restore(const RestorePlan& plan, int image_dir, Observer& observer
   PageCopier copier(plan.workers);
   observer.pre_restore();
 
-  cgroups.leave();
   timens::prepare(checkpoint);
   RootTask root(layout, static_cast<pid_t>(checkpoint.root().tree.pid()), plan.sibling, [&] {
     cgroups.enter_root();
@@ -73,6 +72,8 @@ RestoreResult restore(const RestorePlan& plan, int image_dir, Observer& observer
     if (mounts) mounts->build();
     sender.take_place();
   });
+  // Only now: the root task inherits the container's cgroups.
+  cgroups.leave();
   log.info("Made the root task {}", root.pid());
   observer.setup_namespaces(root.pid());
   root.build();
@@ -104,11 +105,12 @@ RestoreResult restore(const RestorePlan& plan, int image_dir, Observer& observer
   observer.network_unlock();
   observer.pre_resume(root.pid());
   if (!plan.pidfile.empty()) write_pidfile(plan.pidfile, root.pid());
-  tree.release();
-  root.keep();
   cgroups.commit();
   result.restore_us = microseconds(Clock::now() - start);
   observer.post_resume(root.pid());
+  observer.restored(result);
+  tree.release();
+  root.keep();
   log.info("Restore finished successfully. Tasks resumed.");
   return result;
 }

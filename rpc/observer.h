@@ -2,6 +2,8 @@
 // waits for its answers.
 #pragma once
 
+#include <functional>
+
 #include "engine/plan.h"
 #include "rpc/channel.h"
 
@@ -25,6 +27,11 @@ class NotifyObserver : public engine::Observer {
   void network_unlock() override { tell("network-unlock"); }
   void pre_resume(pid_t /*root*/) override { tell("pre-resume"); }
   void post_resume(pid_t /*root*/) override { tell("post-resume"); }
+  void restored(const engine::RestoreResult& result) override {
+    if (on_restored) on_restored(result);
+  }
+
+  std::function<void(const engine::RestoreResult&)> on_restored;
 
  private:
   void tell(const char* script, pid_t pid = 0);

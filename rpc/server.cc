@@ -45,18 +45,23 @@ class Operation {
   Operation(const Request& request, Channel& channel, const EngineCalls& calls)
       : request_(request), channel_(channel), calls_(calls) {}
 
-  Response run() {
+  // Nothing when the caller has its answer already.
+  std::optional<Response> run() {
     try {
       prepare();
-      Response response = request_.type() == DUMP ? dump() : restore();
+      std::optional<Response> response;
+      if (request_.type() == DUMP)
+        response = dump();
+      else
+        restore();
       log_->info("{} finished", request_.type() == DUMP ? "Dump" : "Restore");
       return response;
     } catch (const Error& error) {
       if (log_) log_->error(error);
-      return failure(request_, error, stage_errno_);
+      return refusal(error);
     } catch (const std::exception& error) {
       if (log_) log_->error(error.what());
-      return failure(request_, Error("finish", "").because(error.what()), stage_errno_);
+      return refusal(Error("finish", "").because(error.what()));
     }
   }
 
@@ -115,15 +120,24 @@ class Operation {
     }
   }
 
-  Response restore() {
+  // The answer goes out before the tasks run: see Observer::restored().
+  void restore() {
     engine::RestorePlan plan = restore_plan(settings_.opts);
     stage_errno_ = EIO;
     NotifyObserver observer(channel_, settings_.opts.notify_scripts());
-    engine::RestoreResult result = calls_.restore(plan, directories_.images.get(), observer, *log_);
-    keep_stats(result);
-    Response response = answer_to(request_, true);
-    response.mutable_restore()->set_pid(result.root);
-    return response;
+    observer.on_restored = [&](const engine::RestoreResult& result) {
+      keep_stats(result);
+      Response response = answer_to(request_, true);
+      response.mutable_restore()->set_pid(result.root);
+      channel_.send(std::move(response));
+      answered_ = true;
+    };
+    calls_.restore(plan, directories_.images.get(), observer, *log_);
+  }
+
+  std::optional<Response> refusal(const Error& error) const {
+    if (answered_) return std::nullopt;
+    return failure(request_, error, stage_errno_);
   }
 
   const Request& request_;
@@ -132,6 +146,7 @@ class Operation {
   Settings settings_;
   Directories directories_;
   std::optional<LogFile> log_;
+  bool answered_ = false;
   int stage_errno_ = EBADRQC;  // what a failure without an errno of its own is called
 };
 
@@ -172,7 +187,8 @@ Response not_a_request(const std::string& cause) {
   return failure(unknown, Error("serve", "the request").because(cause), EBADRQC);
 }
 
-Response respond(const Request& request, Channel& channel, const EngineCalls& calls) {
+std::optional<Response> respond(const Request& request, Channel& channel,
+                                const EngineCalls& calls) {
   switch (request.type()) {
     case VERSION:
       return version(request);
@@ -214,9 +230,10 @@ int serve(int fd, const EngineCalls& calls) {
       return 1;
     }
     if (!request) break;
-    Response response = respond(*request, channel, calls);
-    success = response.success();
-    channel.send(std::move(response));
+    if (std::optional<Response> response = respond(*request, channel, calls)) {
+      success = response->success();
+      channel.send(std::move(*response));
+    }
     more = request->keep_open();
   }
   return success ? 0 : 1;

@@ -48,6 +48,7 @@ class Caller {
       observer.post_restore(77);
       engine::RestoreResult result;
       result.root = 77;
+      observer.restored(result);
       return result;
     };
     calls.obstacles = [this](const engine::DumpPlan&) { return findings; };
