@@ -108,10 +108,11 @@ RestoreResult restore(const RestorePlan& plan, int image_dir, Observer& observer
   cgroups.commit();
   result.restore_us = microseconds(Clock::now() - start);
   observer.post_resume(root.pid());
+  log.info("Restore finished successfully: process {} goes on", root.pid());
   observer.restored(result);
+  // Nothing may come behind this that could fail or take time.
   tree.release();
   root.keep();
-  log.info("Restore finished successfully. Tasks resumed.");
   return result;
 }
 

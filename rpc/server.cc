@@ -54,7 +54,6 @@ class Operation {
         response = dump();
       else
         restore();
-      log_->info("{} finished", request_.type() == DUMP ? "Dump" : "Restore");
       return response;
     } catch (const Error& error) {
       if (log_) log_->error(error);
@@ -94,6 +93,7 @@ class Operation {
     NotifyObserver observer(channel_, settings_.opts.notify_scripts());
     engine::DumpResult result = calls_.dump(plan, directories_.images.get(), observer, *log_);
     keep_stats(result);
+    log_->info("Dump finished");
     Response response = answer_to(request_, true);
     response.mutable_dump()->set_restored(false);
     return response;

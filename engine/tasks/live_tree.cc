@@ -219,8 +219,10 @@ std::map<pid_t, pid_t> LiveTree::pids() const {
 void LiveTree::release() {
   for (LiveTask& task : tasks_)
     if (task.image->stopped()) kernel::call(SYS_kill, task.pid, SIGSTOP);
-  for (LiveTask& task : tasks_)
-    for (LiveThread& thread : task.threads) thread.tracee.detach();
+  // The init last: as long as we hold it our death is the death of all.
+  for (auto task = tasks_.rbegin(); task != tasks_.rend(); ++task)
+    for (auto thread = task->threads.rbegin(); thread != task->threads.rend(); ++thread)
+      thread->tracee.detach();
   tasks_.clear();
 }
 
