@@ -21,9 +21,6 @@ endif()
 if(STASIS_FUZZ)
   target_compile_options(stasis_flags INTERFACE -fsanitize=fuzzer-no-link)
 endif()
-if(STASIS_FAULTS)
-  target_compile_definitions(stasis_flags INTERFACE STASIS_FAULTS)
-endif()
 
 # stasis_room(NAME [DEPENDS lib...] [TEST_DEPENDS lib...] [SUBDIRS dir...])
 # NAME "base" becomes library stasis_base and, where it has *_test.cc, the

@@ -1,6 +1,6 @@
 // The one place where stasis enters the kernel. Every wrapper in this folder
 // and every direct system call of the engine goes through call(), so that a
-// test build (STASIS_FAULTS) can count the calls and fail, or kill the engine
+// test build (stasis-faulty) can count the calls and fail, or kill the engine
 // at, the Nth: STASIS_FAIL_AT=N and STASIS_KILL_AT=N in the environment.
 #pragma once
 
