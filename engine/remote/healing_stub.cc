@@ -89,8 +89,11 @@ Registers resumable(const Registers& registers) {
 }
 
 int idle_signal(uint64_t caught, uint64_t blocked, uint64_t pending) {
-  for (int signal : {SIGURG, SIGWINCH, SIGCHLD, SIGCONT})
-    if (!((caught | blocked | pending) & sigbit(signal))) return signal;
+  // A blocked one does too (a shell blocks all while it forks): the stub runs
+  // under a mask of its own.
+  for (uint64_t unwanted : {caught | pending | blocked, caught | pending})
+    for (int signal : {SIGURG, SIGWINCH, SIGCHLD, SIGCONT})
+      if (!(unwanted & sigbit(signal))) return signal;
   return 0;
 }
 

@@ -81,8 +81,8 @@ class HealingStub {
 // stop (signal(7), "Interruption of system calls by stop signals") rewound.
 Registers resumable(const Registers& registers);
 
-// A signal that this task ignores by default, has no handler for, does not
-// block and has not pending; 0 when there is none. Masks as in
+// A signal that this task ignores by default, has no handler for, has not
+// pending and preferably does not block; 0 when there is none. Masks as in
 // /proc/PID/status.
 int idle_signal(uint64_t caught, uint64_t blocked, uint64_t pending);
 

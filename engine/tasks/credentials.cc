@@ -1,5 +1,6 @@
 #include "engine/tasks/credentials.h"
 
+#include <fcntl.h>
 #include <linux/capability.h>
 #include <linux/securebits.h>
 #include <sys/prctl.h>
@@ -49,6 +50,17 @@ void Credentials::store(const SyscallBatch& batch, const kernel::ProcStatus& sta
   creds->set_secbits(static_cast<uint32_t>(batch.result(securebits_)));
   if (status.no_new_privs) creds->set_no_new_privs(1);
   if (!lsm_label.empty()) creds->set_lsm_profile(lsm_label);
+}
+
+void restore_lsm_label(const std::string& label, image::Lsmtype type, int number,
+                       SyscallBatch& batch) {
+  if (label.empty()) return;
+  std::string word = type == image::APPARMOR ? "changeprofile " + label : label;
+  batch.must("open the LSM label of", SYS_openat, AT_FDCWD,
+             batch.text("/proc/thread-self/attr/current"), O_WRONLY | O_CLOEXEC, 0);
+  batch.must("set the LSM label of", SYS_write, number, batch.data(word.data(), word.size()),
+             word.size());
+  batch.must("close the LSM label of", SYS_close, number);
 }
 
 void restore_credentials(const image::CredsEntry& creds, unsigned last_cap, SyscallBatch& batch) {

@@ -6,6 +6,7 @@
 
 #include "core.pb.h"
 #include "engine/remote/syscall_batch.h"
+#include "inventory.pb.h"
 #include "kernel/proc_status.h"
 
 namespace stasis::engine {
@@ -25,5 +26,12 @@ class Credentials {
 // Restore, with all capabilities still held; the last thing a thread does but
 // for seccomp filters. `last_cap` is /proc/sys/kernel/cap_last_cap.
 void restore_credentials(const image::CredsEntry& creds, unsigned last_cap, SyscallBatch& batch);
+
+// Only a thread itself may change its label, through its own /proc, which the
+// container must have mounted; `number` is its lowest free descriptor. Nothing
+// for an empty label. Fails where the kernel lacks the LSM: a task never comes
+// back less confined.
+void restore_lsm_label(const std::string& label, image::Lsmtype type, int number,
+                       SyscallBatch& batch);
 
 }  // namespace stasis::engine

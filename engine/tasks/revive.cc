@@ -13,6 +13,7 @@
 
 #include <algorithm>
 #include <optional>
+#include <set>
 
 #include "base/text.h"
 #include "engine/files/fd_moves.h"
@@ -64,6 +65,22 @@ uint64_t shared_size(const image::Checkpoint& checkpoint, uint64_t shmid) {
       if (shared_id(checkpoint, vma) == shmid)
         size = std::max(size, vma.pgoff() + (vma.end() - vma.start()));
   return size;
+}
+
+// A descriptor number that the restored task does not use: the lowest, which
+// is what the kernel gives to the next file opened.
+int free_number(const image::TaskImage& task) {
+  std::set<uint32_t> used;
+  for (const image::FdinfoEntry& fd : task.fds) used.insert(fd.fd());
+  uint32_t number = 0;
+  while (used.count(number)) ++number;
+  return static_cast<int>(number);
+}
+
+// The caller's word ("apparmor:PROFILE") goes before the image's.
+std::string lsm_label(const image::CredsEntry& creds, const std::string& wanted) {
+  size_t colon = wanted.find(':');
+  return colon == std::string::npos ? creds.lsm_profile() : wanted.substr(colon + 1);
 }
 
 // Whatever has been sent to a task so far, as dup3 and close make of it what
@@ -254,6 +271,8 @@ void Revival::confine_thread(LiveTask& task, LiveThread& thread, SyscallBatch& b
   const image::ThreadCoreEntry& t = core.thread_core();
   restore_thread_state(core, batch);
   restore_pending(t.signals_p(), task.leader().ns_tid, thread.ns_tid, false, batch);
+  restore_lsm_label(lsm_label(t.creds(), t_.plan.lsm_profile), t_.checkpoint.inventory.lsmtype(),
+                    free_number(*task.image), batch);
   restore_credentials(t.creds(), last_cap_, batch);
   restore_death_signal(t, batch);  // a change of credentials clears it
 }

@@ -125,7 +125,8 @@ uint64_t store_cores(FrozenTask& task, SeccompFilters& filters) {
     int signal = idle_signal(s.caught, s.blocked, s.pending | s.shared_pending);
     if (signal == 0)
       throw Error("look inside", task.name())
-          .because("it uses all of SIGURG, SIGWINCH, SIGCHLD and SIGCONT itself");
+          .because("it uses all of SIGURG, SIGWINCH, SIGCHLD and SIGCONT itself")
+          .hint("try again, or leave one of them to its default action");
     SyscallBatch batch;
     Credentials credentials(batch);
     ThreadState state(batch);

@@ -1,5 +1,3 @@
-#include "engine/tasks/live_tree.h"
-
 #include <linux/ptrace.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -7,6 +5,7 @@
 #include <catch2/catch.hpp>
 #include <csignal>
 
+#include "engine/tasks/live_tree.h"
 #include "engine/tasks/registers.h"
 
 using namespace stasis;
