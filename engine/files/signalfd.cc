@@ -3,7 +3,6 @@
 #include <sys/syscall.h>
 
 // glibc's macro, a field of the image's SignalfdEntry.
-#undef sigmask
 
 #include "base/text.h"
 #include "engine/files/dumper.h"
@@ -25,12 +24,12 @@ void dump(Dumper& dumper, const OpenFile& file, image::FileEntry& entry) {
   image::SignalfdEntry& signals = *entry.mutable_sgfd();
   signals.set_id(file.id);
   signals.set_flags(file.probe.flags());
-  signals.set_sigmask(*mask);
+  signals.set_mask(*mask);
   *signals.mutable_fown() = dump_owner(file.fd.get(), file.probe.flags(), dumper.plan().root);
 }
 
 UniqueFd make(Restorer& restorer, const image::FileEntry& entry) {
-  uint64_t mask = entry.sgfd().sigmask();
+  uint64_t mask = entry.sgfd().mask();
   long made = kernel::call(SYS_signalfd4, -1, &mask, sizeof mask, SFD_CLOEXEC);
   UniqueFd fd(static_cast<int>(kernel::must(made, "make", "a signal descriptor")));
   set_status_flags(fd.get(), entry.sgfd().flags());

@@ -15,8 +15,6 @@
 #include <string>
 #include <vector>
 
-#undef sigmask  // glibc's macro, a field of the image's SignalfdEntry
-
 #include "engine/files/dumper.h"
 #include "engine/files/restorer.h"
 #include "engine/image/checkpoint.h"

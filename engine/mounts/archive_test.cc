@@ -14,7 +14,6 @@
 #include <unistd.h>
 
 #include <catch2/catch.hpp>
-#undef sigmask  // glibc's macro, a field of the image's SignalfdEntry
 #include <filesystem>
 #include <fstream>
 #include <functional>

@@ -1,3 +1,5 @@
+#include "engine/mounts/sandbox_test.h"
+
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sched.h>
@@ -6,14 +8,12 @@
 #include <unistd.h>
 
 #include <csignal>
-#undef sigmask  // glibc's macro, a field of the image's SignalfdEntry
 #include <cstdlib>
 #include <exception>
 #include <filesystem>
 
 #include "base/error.h"
 #include "engine/image/image.h"
-#include "engine/mounts/sandbox_test.h"
 #include "kernel/fs.h"
 
 namespace stasis::engine::mounts::test {
