@@ -58,6 +58,7 @@ void refuse_obstacles(const CheckpointOptions& options, const Container& contain
 engine::DumpPlan make_plan(const CheckpointOptions& options, const Container& container) {
   engine::DumpPlan plan = build_dump_plan(container);
   plan.leave_running = options.leave_running;
+  plan.durable = true;
   plan.tcp_established = options.tcp_established;
   plan.file_locks = options.file_locks;
   plan.ext_unix_sk = options.ext_unix_sk;

@@ -45,7 +45,7 @@ struct Dump {
         ids(p.root),
         root_pidfd(kernel::pidfd_open(p.root)),
         cgroups(p, ids),
-        writer(image_dir),
+        writer(image_dir, p.durable),
         files(p, writer, l),
         copier(p.workers) {}
 

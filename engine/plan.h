@@ -56,6 +56,7 @@ struct DumpPlan {
   std::set<int> skipped_mounts;                // mount ids left out
   std::map<uint64_t, std::string> external_namespaces;  // ns inode -> key ("extRootNetNS")
   bool leave_running = false;
+  bool durable = false;  // the image is on disk before any task is killed
   bool shell_job = false;
   bool tcp_established = false;
   bool file_locks = false;

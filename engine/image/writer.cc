@@ -116,9 +116,13 @@ void ImageWriter::remove_previous() {
 void ImageWriter::publish(const InventoryEntry& inventory) {
   append("inventory", inventory);
   flush();
-  if (durable_)
+  if (durable_) {
+    // All start on their way before the first is waited for.
+    for (const auto& [stem, file] : files_)
+      kernel::call(SYS_sync_file_range, file.get(), 0, 0, SYNC_FILE_RANGE_WRITE);
     for (const auto& [stem, file] : files_)
       kernel::must(kernel::call(SYS_fsync, file.get()), "write to disk", file_name(stem));
+  }
   remove_previous();
   auto move = [&](const std::string& stem) {
     std::string name = file_name(stem);
