@@ -25,6 +25,13 @@ int check_as_criu() {
   return good ? 0 : 1;
 }
 
+// The first required feature that isn't there.
+std::string missing_feature() {
+  for (const Feature& feature : probe_features())
+    if (feature.required && !feature.present) return feature.name;
+  return {};
+}
+
 }  // namespace
 
 int swrk(const char* fd) {
@@ -33,7 +40,7 @@ int swrk(const char* fd) {
     fmt::print(stderr, "stasis: swrk wants the number of an open descriptor, not \"{}\"\n", fd);
     return 2;
   }
-  return rpc::serve(*number, {engine::dump, engine::restore, engine::obstacles});
+  return rpc::serve(*number, {engine::dump, engine::restore, engine::obstacles, missing_feature});
 }
 
 int criu(int argc, char** argv) {

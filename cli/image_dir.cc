@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <linux/fs.h>
+#include <sys/file.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -41,6 +42,21 @@ void sync(const std::string& directory) {
   kernel::must(kernel::call(SYS_fsync, fd.get()), "write out", directory);
 }
 
+// Whoever writes into a hidden directory holds a lock on it. One that nobody
+// holds was left by a stasis that was killed.
+bool lock(int directory) { return kernel::call(SYS_flock, directory, LOCK_EX | LOCK_NB) == 0; }
+
+void remove_leftovers(const std::string& parent, const std::string& prefix) {
+  std::error_code ignored;
+  for (const fs::directory_entry& entry : fs::directory_iterator(parent, ignored)) {
+    std::string name = entry.path().filename().string();
+    if (!name.starts_with(prefix) || name.size() != prefix.size() + 6) continue;
+    UniqueFd fd(static_cast<int>(kernel::call(SYS_openat, AT_FDCWD, entry.path().c_str(),
+                                              O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)));
+    if (fd && lock(fd.get())) fs::remove_all(entry.path(), ignored);
+  }
+}
+
 }  // namespace
 
 std::string default_image_dir(const std::string& id) { return "/var/lib/stasis/checkpoints/" + id; }
@@ -56,12 +72,15 @@ NewImage::NewImage(std::string place) {
         .because("something that isn't a checkpoint is there")
         .hint("choose another place with --image DIR");
   make_directories(parent_);
-  hidden_ = parent_ + "/." + path.filename().string() + ".XXXXXX";
+  std::string prefix = "." + path.filename().string() + ".";
+  remove_leftovers(parent_, prefix);
+  hidden_ = parent_ + "/" + prefix + "XXXXXX";
   if (!mkdtemp(hidden_.data())) {
     int code = errno;
     throw Error("create a directory in", parent_).with_errno(code);
   }
   fd_ = kernel::open(hidden_, O_RDONLY | O_DIRECTORY);
+  if (!lock(fd_.get())) throw Error("lock", hidden_).with_errno(EWOULDBLOCK);
 }
 
 NewImage::~NewImage() {

@@ -75,6 +75,16 @@ TEST_CASE("an older checkpoint is replaced, anything else is not", "[cli]") {
   CHECK(scratch.entries() == 3);
 }
 
+TEST_CASE("what a killed stasis left is cleared away, what a live one writes is not", "[cli]") {
+  Scratch scratch;
+  fs::create_directory(scratch.path / ".c1.AbCdEf");
+  fs::create_directory(scratch.path / ".c1.other");
+  NewImage live(scratch.path / "c1");
+  NewImage second(scratch.path / "c1");
+  CHECK_FALSE(fs::exists(scratch.path / ".c1.AbCdEf"));
+  CHECK(scratch.entries() == 3);
+}
+
 TEST_CASE("the manifest comes back as it was", "[cli]") {
   Scratch scratch;
   CHECK_THROWS_WITH(read_manifest(scratch.path / "nothing"), Catch::Contains("no such directory"));
@@ -108,7 +118,7 @@ TEST_CASE("one at a time on one container", "[cli]") {
     CHECK_THROWS_WITH(ContainerLock("web", dir), Catch::Contains("another stasis"));
     ContainerLock other("db", dir);
   }
-  CHECK(fs::is_empty(dir));
+  CHECK(fs::is_empty(dir + "/.locks"));
   ContainerLock again("web", dir);
 }
 

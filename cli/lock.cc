@@ -20,15 +20,14 @@ void make_directory(const std::string& path) {
 }  // namespace
 
 ContainerLock::ContainerLock(const std::string& id, const std::string& state_dir)
-    : directory_(state_dir + "/" + id), path_(directory_ + "/lock") {
+    : path_(state_dir + "/.locks/" + id) {
   // Whoever held the lock removes the file; then ours isn't the one at that
   // path any more, and the next caller would lock another.
+  make_directory(state_dir);
+  make_directory(state_dir + "/.locks");
   for (;;) {
-    make_directory(state_dir);
-    make_directory(directory_);
     long opened = kernel::call(SYS_openat, AT_FDCWD, path_.c_str(),
                                O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
-    if (opened == -ENOENT) continue;  // the directory went with the last holder
     fd_.reset(static_cast<int>(kernel::must(opened, "open", path_)));
     long locked = kernel::call(SYS_flock, fd_.get(), LOCK_EX | LOCK_NB);
     if (locked == -EWOULDBLOCK)
@@ -40,9 +39,6 @@ ContainerLock::ContainerLock(const std::string& id, const std::string& state_dir
   }
 }
 
-ContainerLock::~ContainerLock() {
-  kernel::call(SYS_unlinkat, AT_FDCWD, path_.c_str(), 0);
-  kernel::call(SYS_unlinkat, AT_FDCWD, directory_.c_str(), AT_REMOVEDIR);  // when it is empty
-}
+ContainerLock::~ContainerLock() { kernel::call(SYS_unlinkat, AT_FDCWD, path_.c_str(), 0); }
 
 }  // namespace stasis::cli

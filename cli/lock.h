@@ -1,4 +1,5 @@
-// One stasis at a time on one container: a lock file in /run/stasis/ID.
+// One stasis at a time on one container: a lock file in /run/stasis/.locks. Not
+// in /run/stasis/ID, which the poststop hook takes away while we hold the lock.
 #pragma once
 
 #include <string>
@@ -17,10 +18,8 @@ class ContainerLock {
   ContainerLock(const ContainerLock&) = delete;
   ContainerLock& operator=(const ContainerLock&) = delete;
 
-  const std::string& directory() const { return directory_; }
-
  private:
-  std::string directory_, path_;
+  std::string path_;
   UniqueFd fd_;
 };
 

@@ -20,7 +20,8 @@ using mountmap::MapFinding;
 using mountmap::Severity;
 
 void add_pids(const std::filesystem::path& cgroup, std::set<pid_t>& pids) {
-  for (auto word : text::words(kernel::read_file(cgroup / "cgroup.procs")))
+  std::string text = kernel::read_file(cgroup / "cgroup.procs");
+  for (auto word : text::words(text))
     if (auto pid = text::to_int<pid_t>(word)) pids.insert(*pid);
 }
 

@@ -180,6 +180,12 @@ Response wait_pid(const Request& request) {
   return response;
 }
 
+Response check(const Request& request, const EngineCalls& calls) {
+  std::string missing = calls.missing();
+  if (missing.empty()) return answer_to(request, true);
+  return failure(request, Error("work", "here").because(missing + " is missing"), EOPNOTSUPP);
+}
+
 // CRIU answers what isn't a request at all with type EMPTY.
 Response not_a_request(const std::string& cause) {
   Request unknown;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <functional>
+#include <string>
 
 #include "engine/plan.h"
 
@@ -12,6 +13,7 @@ struct EngineCalls {
   std::function<decltype(engine::dump)> dump;
   std::function<decltype(engine::restore)> restore;
   std::function<decltype(engine::obstacles)> obstacles;
+  std::function<std::string()> missing;  // what this machine lacks; empty when nothing
 };
 
 // Serves requests until the caller has what it wanted. The result is the exit

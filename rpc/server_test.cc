@@ -51,6 +51,7 @@ class Caller {
       observer.restored(result);
       return result;
     };
+    calls.missing = [this] { return missing; };
     calls.obstacles = [this](const engine::DumpPlan&) { return findings; };
   }
   ~Caller() {
@@ -135,6 +136,7 @@ class Caller {
   engine::RestorePlan restored;
   std::vector<engine::Finding> findings;
   std::vector<std::string> notified;
+  std::string missing;
   bool fail = false, agree = true, passed = false;
 
  private:
@@ -179,6 +181,21 @@ TEST_CASE("keep_open keeps the socket for the next request", "[rpc]") {
   request.set_type(VERSION);
   CHECK(caller.ask(request).success());
   CHECK(caller.finish() == 0);
+}
+
+TEST_CASE("CHECK says what is missing", "[rpc]") {
+  Caller caller;
+  caller.start();
+  Request request;
+  request.set_type(CHECK);
+  request.set_keep_open(true);
+  CHECK(caller.ask(request).success());
+  caller.missing = "pidfd_getfd";
+  request.set_keep_open(false);
+  Response response = caller.ask(request);
+  CHECK_FALSE(response.success());
+  CHECK_THAT(response.cr_errmsg(), Catch::Contains("pidfd_getfd is missing"));
+  CHECK(caller.finish() == 1);
 }
 
 TEST_CASE("what is not supported or not understood gets an answer", "[rpc]") {

@@ -212,7 +212,10 @@ class Container:
         """The outside view, of a moment in which nothing moves."""
         last, deadline = None, time.monotonic() + 20 * PATIENCE
         while time.monotonic() < deadline:
-            run("runc", "pause", self.name)
+            # runc gives up early on a cgroup v1 freezer whose tasks are many and busy.
+            if run("runc", "pause", self.name, ok=None).returncode != 0:
+                time.sleep(0.05)
+                continue
             try:
                 view = observe.container(self.init())
             finally:
