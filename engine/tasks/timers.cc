@@ -31,7 +31,12 @@ void restore_interval(int kind, const image::ItimerEntry& entry, SyscallBatch& b
   value.it_interval.tv_usec = static_cast<suseconds_t>(entry.iusec());
   value.it_value.tv_sec = static_cast<time_t>(entry.vsec());
   value.it_value.tv_usec = static_cast<suseconds_t>(entry.vusec());
-  if (value.it_value.tv_sec == 0 && value.it_value.tv_usec == 0) return;
+  if (entry.vsec() == 0 && entry.vusec() == 0) {
+    if (entry.isec() == 0 && entry.iusec() == 0) return;
+    // A periodic timer that has fired stands still until its signal is
+    // delivered. The signal is pending: another one now merges with it.
+    value.it_value.tv_usec = 1;
+  }
   batch.must("set an interval timer of", SYS_setitimer, kind, batch.object(value), nullptr);
 }
 
