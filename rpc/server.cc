@@ -203,7 +203,7 @@ std::optional<Response> respond(const Request& request, Channel& channel,
     case WAIT_PID:
       return wait_pid(request);
     case CHECK:
-      return answer_to(request, true);
+      return check(request, calls);
     case DUMP:
     case RESTORE:
       return Operation(request, channel, calls).run();
