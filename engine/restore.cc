@@ -82,6 +82,8 @@ RestoreResult restore(const RestorePlan& plan, int image_dir, Observer& observer
 
   UniqueFd container_root = kernel::open(fmt::format("/proc/{}/root", root.pid()), O_PATH);
   files.set_root(container_root.get());
+  UniqueFd network = kernel::open(fmt::format("/proc/{}/ns/net", root.pid()), O_RDONLY);
+  files.set_network(network.get());
   Revival revival({checkpoint, plan, trampoline, sender, files, cgroups, copier, log});
   revival.strip(root.tracee());
   LiveTree tree(checkpoint, trampoline);
