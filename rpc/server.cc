@@ -66,15 +66,7 @@ class Operation {
 
  private:
   void prepare() {
-    apply_config_file(settings_, "/etc/criu/default.conf");
-    settings_.opts.MergeFrom(request_.opts());
-    std::optional<Error> config_error;
-    try {
-      if (settings_.opts.has_config_file())
-        apply_config_file(settings_, settings_.opts.config_file());
-    } catch (const Error& error) {
-      config_error = error;
-    }
+    std::optional<Error> config_error = read_settings();
     directories_ = open_directories(settings_, channel_);
     log_.emplace(open_log(settings_, directories_), settings_.opts.log_level(),
                  request_.type() == DUMP ? "stasis/dump" : "stasis/restore");
@@ -83,6 +75,24 @@ class Operation {
     log_->info("Version: stasis (as CRIU {}.{}) on {} {} {}", compatible_major, compatible_minor,
                system.sysname, system.release, system.machine);
     if (config_error) throw *config_error;
+  }
+
+  // What is wrong with a configuration file is told once there is a log.
+  std::optional<Error> read_settings() {
+    std::optional<Error> wrong;
+    auto apply = [&](const std::string& path) {
+      try {
+        apply_config_file(settings_, path);
+      } catch (const Error& error) {
+        wrong = error;
+      }
+    };
+    apply(calls_.default_config);
+    settings_.opts.MergeFrom(request_.opts());
+    if (request_.opts().has_log_file()) settings_.log_path.clear();
+    if (request_.opts().has_work_dir_fd()) settings_.work_dir.clear();
+    if (settings_.opts.has_config_file()) apply(settings_.opts.config_file());
+    return wrong;
   }
 
   Response dump() {

@@ -51,6 +51,7 @@ class Caller {
       observer.restored(result);
       return result;
     };
+    calls.default_config = dir_ + "/default.conf";
     calls.missing = [this] { return missing; };
     calls.obstacles = [this](const engine::DumpPlan&) { return findings; };
   }
@@ -326,6 +327,21 @@ TEST_CASE("the configuration file has the last word", "[rpc]") {
   CHECK(caller.dumped.leave_running);
   CHECK_FALSE(caller.read("work/other.log").empty());
   CHECK_FALSE(caller.read("work/stats-dump").empty());
+  CHECK(caller.finish() == 0);
+}
+
+TEST_CASE("the default configuration has the first word only", "[rpc]") {
+  Caller caller;
+  UniqueFd file(open(caller.calls.default_config.c_str(), O_WRONLY | O_CREAT, 0600));
+  kernel::write_all(file.get(), "log-file=other.log\ntcp-established\nleave-running\n", "");
+  caller.start();
+  Request request = caller.request(DUMP);
+  request.mutable_opts()->set_leave_running(false);
+  CHECK(caller.ask(request).success());
+  CHECK(caller.dumped.tcp_established);
+  CHECK_FALSE(caller.dumped.leave_running);
+  CHECK_FALSE(caller.read("test.log").empty());
+  CHECK_THROWS_AS(caller.read("other.log"), Error);
   CHECK(caller.finish() == 0);
 }
 
