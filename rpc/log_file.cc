@@ -13,7 +13,7 @@ namespace stasis::rpc {
 LogFile::LogFile(UniqueFd fd, int verbosity, std::string who)
     : fd_(std::move(fd)), who_(std::move(who)) {
   level_ = static_cast<LogLevel>(std::clamp(verbosity, 1, 4));
-  clock_gettime(CLOCK_MONOTONIC, &start_);
+  clock_gettime(CLOCK_TAI, &start_);
 }
 
 void LogFile::error(const Error& error) {
@@ -22,11 +22,12 @@ void LogFile::error(const Error& error) {
 }
 
 // Every line is one write: a child that the engine clones logs here as well,
-// and nothing may be lost when either is killed.
+// and nothing may be lost when either is killed. That child may live in a time
+// namespace, where the monotonic clocks differ from ours.
 void LogFile::write(LogLevel level, std::string_view line) {
   if (level > level_) return;
   timespec now{};
-  clock_gettime(CLOCK_MONOTONIC, &now);
+  clock_gettime(CLOCK_TAI, &now);
   long micros = (now.tv_sec - start_.tv_sec) * 1'000'000 + (now.tv_nsec - start_.tv_nsec) / 1000;
   fmt::memory_buffer text;
   auto out = std::back_inserter(text);

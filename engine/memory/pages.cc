@@ -133,14 +133,18 @@ void fill_piece(const PageCopier::Piece& piece, void* buffer) {
 
 }  // namespace
 
-std::vector<PageRange> own_pages(int pagemap, uint64_t start, uint64_t end, bool use_scan) {
+std::vector<PageRange> own_pages(int pagemap, const std::vector<PageRange>& areas, bool use_scan) {
   std::vector<PageRange> found;
-  if (use_scan && scan(pagemap, start, end, &found)) return found;
+  if (areas.empty()) return found;
+  // A scan passes over holes at once; the words of a hole are all to be read.
+  if (use_scan && scan(pagemap, areas.front().start, areas.back().end, &found))
+    return intersect(found, areas);
   found.clear();
-  for_each_word(pagemap, start, end, [&](uint64_t address, uint64_t word) {
-    if ((word & (word_present | word_swapped)) && !(word & word_file))
-      append(&found, address, address + page_size);
-  });
+  for (const PageRange& area : areas)
+    for_each_word(pagemap, area.start, area.end, [&](uint64_t address, uint64_t word) {
+      if ((word & (word_present | word_swapped)) && !(word & word_file))
+        append(&found, address, address + page_size);
+    });
   return found;
 }
 
@@ -219,10 +223,7 @@ uint64_t store_pages(FrozenTask& task, const image::MmEntry& mm, uint32_t pages_
   int image = writer.raw(fmt::format("pages-{}", pages_id));
 
   UniqueFd pagemap = kernel::open_at(task.proc.get(), "pagemap", O_RDONLY);
-  std::vector<PageRange> areas = dumped_areas(mm);
-  std::vector<PageRange> pages;
-  if (!areas.empty())
-    pages = intersect(own_pages(pagemap.get(), areas.front().start, areas.back().end), areas);
+  std::vector<PageRange> pages = own_pages(pagemap.get(), dumped_areas(mm));
   for (const image::VmaEntry& vma : mm.vmas())
     if (vma.status() & image::vma_vdso) append(&pages, vma.start(), vma.end());
   std::sort(pages.begin(), pages.end(),

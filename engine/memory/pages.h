@@ -23,10 +23,11 @@ struct PageRange {
   bool operator==(const PageRange&) const = default;
 };
 
-// The pages of [start, end) that are the task's own: present or swapped, not a
-// file's, not the shared zero page. Ascending. By PAGEMAP_SCAN where the
-// kernel has it (6.7), else from the words of pagemap.
-std::vector<PageRange> own_pages(int pagemap, uint64_t start, uint64_t end, bool use_scan = true);
+// The pages inside `areas` (ascending) that are the task's own: present or
+// swapped, not a file's, not the shared zero page. Ascending. By PAGEMAP_SCAN
+// where the kernel has it (6.7), else from the words of pagemap.
+std::vector<PageRange> own_pages(int pagemap, const std::vector<PageRange>& areas,
+                                 bool use_scan = true);
 
 // Those of `ranges` that no other process maps too (`exclusive`), and the
 // rest. Reading shared ones by process_vm_readv would unshare them: it pins

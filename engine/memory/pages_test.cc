@@ -39,10 +39,15 @@ TEST_CASE("a task's own pages: written ones, by both ways of asking") {
   std::vector<PageRange> wanted{{start + 1 * page_size, start + 4 * page_size},
                                 {start + 10 * page_size, start + 11 * page_size},
                                 {start + 63 * page_size, end}};
-  CHECK(own_pages(pagemap.get(), start, end) == wanted);
+  CHECK(own_pages(pagemap.get(), {{start, end}}) == wanted);
   // Without PAGEMAP_SCAN the zero page cannot be told apart; it is dumped.
-  auto words = own_pages(pagemap.get(), start, end, false);
+  auto words = own_pages(pagemap.get(), {{start, end}}, false);
   CHECK(intersect(words, wanted) == wanted);
+  CHECK(own_pages(pagemap.get(), {}, false).empty());
+  // Terabytes between two areas cost nothing either way.
+  for (bool use_scan : {true, false})
+    CHECK(own_pages(pagemap.get(), {{page_size, 2 * page_size}, {start, start + 2 * page_size}},
+                    use_scan) == std::vector<PageRange>{{start + page_size, start + 2 * page_size}});
   munmap(area, pages * page_size);
 }
 

@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import pathlib
+import select
 import shutil
 import subprocess
 import sys
@@ -55,6 +56,18 @@ def run(*command, ok=True, timeout=120, env=None, **keywords):
         raise Failure(f"$ {' '.join(command)}\nexit code {result.returncode}\n"
                       f"{result.stdout[-3000:]}{result.stderr[-3000:]}")
     return result
+
+
+def wait_for_end(process, seconds):
+    """Popen.wait with a limit looks only every now and then, up to 50 ms late: no way to measure."""
+    pidfd = os.pidfd_open(process.pid)
+    try:
+        if not select.select([pidfd], [], [], seconds)[0]:
+            process.kill()
+            raise Failure(f"$ {' '.join(process.args)}\nstill ran after {seconds} s")
+    finally:
+        os.close(pidfd)
+        process.wait()
 
 
 def wait_for(what, condition, seconds=20):
@@ -127,10 +140,9 @@ class Container:
         command = ["runc", "--criu", self.env.criu, "--log", log, *args]
         command = [str(c) for c in command]
         stdout = self.stdout if self.stdout is not None else subprocess.DEVNULL
-        result = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=stdout,
-                                stderr=subprocess.DEVNULL, timeout=timeout * PATIENCE,
-                                check=False,
-                                env={**os.environ, **(env or {})})
+        result = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stdout,
+                                  stderr=subprocess.DEVNULL, env={**os.environ, **(env or {})})
+        wait_for_end(result, timeout * PATIENCE)
         if ok is not None and (result.returncode == 0) != ok:
             raise Failure(f"$ {' '.join(command)}\nexit code {result.returncode}\n"
                           f"{log.read_text()[-2000:] if log.exists() else ''}\n{self.engine_logs()}")
@@ -222,9 +234,10 @@ class Container:
                 run("runc", "resume", self.name)
             if view == last:
                 return view
+            changed = observe.diff(last, view) if last else []
             last = view
             time.sleep(0.02)
-        raise Failure("the container never looks the same twice")
+        raise Failure("\n".join(["the container never looks the same twice:", *changed[:40]]))
 
     def same_as(self, before, ignore=()):
         """Nothing seen from outside differs; `ignore` names parts of places that may."""

@@ -146,11 +146,13 @@ def mounts(pid):
 
 
 def tmpfs_content(pid):
+    """What lies in the tmpfs mounts that the host doesn't have."""
+    hosts = {line.split(" ")[2] for line in read("/proc/self/mountinfo").splitlines()}
     content = {}
     for line in read(f"/proc/{pid}/mountinfo").splitlines():
         left, right = line.split(" - ", 1)
-        point = left.split(" ")[4]
-        if not right.startswith("tmpfs "):
+        device, point = left.split(" ")[2], left.split(" ")[4]
+        if not right.startswith("tmpfs ") or device in hosts:
             continue
         top = f"/proc/{pid}/root{point}"
         try:
