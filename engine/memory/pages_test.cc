@@ -47,7 +47,8 @@ TEST_CASE("a task's own pages: written ones, by both ways of asking") {
   // Terabytes between two areas cost nothing either way.
   for (bool use_scan : {true, false})
     CHECK(own_pages(pagemap.get(), {{page_size, 2 * page_size}, {start, start + 2 * page_size}},
-                    use_scan) == std::vector<PageRange>{{start + page_size, start + 2 * page_size}});
+                    use_scan) ==
+          std::vector<PageRange>{{start + page_size, start + 2 * page_size}});
   munmap(area, pages * page_size);
 }
 
