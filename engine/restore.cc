@@ -70,7 +70,6 @@ RestoreResult restore(const RestorePlan& plan, int image_dir, Observer& observer
     cgroups.enter_root();
     namespaces::restore(checkpoint, plan);
     if (mounts) mounts->build();
-    sender.take_place();
   });
   // Only now: the root task inherits the container's cgroups.
   cgroups.leave();

@@ -13,6 +13,7 @@
 #include <exception>
 #include <memory>
 #include <mutex>
+#include <system_error>
 #include <thread>
 
 #include "engine/memory/vma.h"
@@ -204,7 +205,11 @@ void PageCopier::run(const std::function<void(uint64_t)>& progress,
   };
   std::vector<std::thread> helpers;
   uint64_t useful = std::min<uint64_t>(workers_, bytes_ / worth_a_thread + 1);
-  for (uint64_t i = 1; i < useful; ++i) helpers.emplace_back(work, false);
+  try {
+    for (uint64_t i = 1; i < useful; ++i) helpers.emplace_back(work, false);
+  } catch (const std::system_error&) {
+    // No thread to be had (a limit on processes, say): fewer do it too.
+  }
   work(true);
   for (std::thread& helper : helpers) helper.join();
   if (failure) std::rethrow_exception(failure);

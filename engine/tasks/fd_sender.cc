@@ -17,17 +17,15 @@ constexpr size_t at_once = 250;  // the kernel's SCM_MAX_FD is 253
 
 }  // namespace
 
-FdSender::FdSender(int number) : number_(number) {
+FdSender::FdSender(int at_least) {
   int ends[2];
   kernel::must(kernel::call(SYS_socketpair, AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0, ends),
                "make a socket pair");
   ours_.reset(ends[0]);
-  theirs_.reset(ends[1]);
-}
-
-void FdSender::take_place() const {
-  kernel::must(kernel::call(SYS_dup3, theirs_.get(), number_, O_CLOEXEC),
-               "place a descriptor at " + std::to_string(number_));
+  UniqueFd theirs(ends[1]);
+  theirs_.reset(static_cast<int>(
+      kernel::must(kernel::call(SYS_fcntl, theirs.get(), F_DUPFD_CLOEXEC, at_least),
+                   "place a descriptor at " + std::to_string(at_least) + " or above")));
 }
 
 void FdSender::send(const std::vector<int>& fds, SyscallBatch& batch) {
@@ -59,7 +57,7 @@ void FdSender::send(const std::vector<int>& fds, SyscallBatch& batch) {
     SyscallBatch::Data their_message = batch.object(received);
     batch.point(their_message, offsetof(msghdr, msg_iov), vector);
     batch.point(their_message, offsetof(msghdr, msg_control), their_control);
-    batch.must("receive the descriptors of", SYS_recvmsg, number_, their_message, 0);
+    batch.must("receive the descriptors of", SYS_recvmsg, number(), their_message, 0);
   }
 }
 

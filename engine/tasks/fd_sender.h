@@ -12,18 +12,15 @@ namespace stasis::engine {
 
 class FdSender {
  public:
-  // `number`: where the tasks have their end.
-  explicit FdSender(int number);
+  // The tasks inherit their end at number(), which is `at_least` or above.
+  explicit FdSender(int at_least);
 
-  int number() const { return number_; }
-  // In the root child: puts the task's end onto its number.
-  void take_place() const;
+  int number() const { return theirs_.get(); }
 
   // Sends `fds`, and adds to `batch` what receives them.
   void send(const std::vector<int>& fds, SyscallBatch& batch);
 
  private:
-  int number_;
   UniqueFd ours_, theirs_;
 };
 

@@ -15,6 +15,10 @@
 
 #include "kernel/fs.h"
 
+#ifndef CLONE_NEWTIME
+#define CLONE_NEWTIME 0x00000080
+#endif
+
 namespace stasis::engine {
 
 namespace {
@@ -43,6 +47,18 @@ Error from_report(const std::string& report) {
 
 void send_report(int channel, const std::string& report) {
   kernel::must(kernel::call(SYS_write, channel, report.data(), report.size()), "report");
+}
+
+// A process whose children go to another pid or time namespace than its own is
+// refused threads (copy_process() in the kernel; the time namespace until Linux
+// 6.3 or so): once the root task is made we are as before.
+void send_children_home() {
+  for (auto [name, flag] : {std::pair{"pid", CLONE_NEWPID}, std::pair{"time", CLONE_NEWTIME}}) {
+    std::string ns = std::string("/proc/self/ns/") + name;
+    if (kernel::read_link(ns) == kernel::read_link(ns + "_for_children")) continue;
+    UniqueFd home = kernel::open(ns, O_RDONLY);
+    kernel::must(kernel::call(SYS_setns, home.get(), flag), "go back to our own namespace", ns);
+  }
 }
 
 std::pair<UniqueFd, UniqueFd> make_channel() {
@@ -86,6 +102,7 @@ RootTask::RootTask(const namespaces::Layout& layout, pid_t ns_pid, bool sibling,
   channel_ = std::move(ours);
   tracee_ =
       Tracee::seize(pid_, PTRACE_O_EXITKILL | PTRACE_O_TRACESYSGOOD | PTRACE_O_SUSPEND_SECCOMP);
+  send_children_home();
 }
 
 void RootTask::run_inside(int channel, const std::function<void()>& inside) {
@@ -105,6 +122,19 @@ void RootTask::run_inside(int channel, const std::function<void()>& inside) {
   for (;;) kernel::call(SYS_pause);  // until the engine takes over
 }
 
+Error RootTask::ended() {
+  Error error = Error("build the container's inside", "");
+  int status = 0;
+  if (kernel::call(SYS_wait4, pid_, &status, __WALL, nullptr) != pid_)
+    return error.because("its first process is gone");
+  tracee_.forget();
+  pid_ = 0;
+  return error.because(
+      WIFSIGNALED(status)
+          ? fmt::format("its first process was killed by signal {}", WTERMSIG(status))
+          : fmt::format("its first process ended with status {}", WEXITSTATUS(status)));
+}
+
 void RootTask::build() {
   kernel::must(kernel::call(SYS_write, channel_.get(), "g", 1), "start building the container");
   std::string report(longest_report, '\0');
@@ -113,8 +143,7 @@ void RootTask::build() {
   while (n == -EINTR);
   kernel::must(n, "hear from the container's first process");
   report.resize(static_cast<size_t>(n));
-  if (report.empty())
-    throw Error("build the container's inside", "").because("its first process was killed");
+  if (report.empty()) throw ended();
   if (report != " ") throw from_report(report);
   tracee_.interrupt();
   if (!tracee_.wait_interrupted())

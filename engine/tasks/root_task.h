@@ -32,6 +32,7 @@ class RootTask {
 
  private:
   [[noreturn]] void run_inside(int channel, const std::function<void()>& inside);
+  Error ended();  // why, where it has closed the channel
 
   UniqueFd channel_;
   pid_t pid_ = 0;
