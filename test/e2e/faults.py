@@ -56,8 +56,8 @@ def sweep_dump(env, program, how, wanted):
         image = c.dir / "image-counted"
         count = count_calls(c, lambda e: c.checkpoint("--leave-running", image=image, env=e))
         c.ask()
-        failed = 0
-        for n in spread(count, wanted):
+        failed, points = 0, spread(count, wanted)
+        for n in points:
             image = c.dir / "image-faulty"
             shutil.rmtree(image, ignore_errors=True)
             try:
@@ -72,7 +72,7 @@ def sweep_dump(env, program, how, wanted):
                     expect(not left, f"half an image is left: {left}")
             except Failure as failure:
                 raise Failure(f"{how}={n} of {count}, {program}: {failure}") from None
-        expect(failed > wanted // 4, f"only {failed} of the dumps failed: is anything injected?")
+        expect(failed > len(points) // 4, f"only {failed} of the dumps failed: is anything injected?")
         c.same_as(before)
         # And after all that it can still be checkpointed and restored.
         image = c.checkpoint()
@@ -97,8 +97,8 @@ def sweep_restore(env, program, how, wanted):
 
         count = count_calls(c, restore)
         c.ask()
-        failed = 0
-        for n in spread(count, wanted):
+        failed, points = 0, spread(count, wanted)
+        for n in points:
             c.delete()
             wait_for("the container to be gone", lambda: not c.leavings(), 10)
             try:
@@ -115,7 +115,7 @@ def sweep_restore(env, program, how, wanted):
                 expect(not leavings, "left behind:\n" + "\n".join(leavings))
             except Failure as failure:
                 raise Failure(f"{how}={n} of {count}, {program}: {failure}") from None
-        expect(failed > wanted // 4, f"only {failed} of the restores failed: is anything injected?")
+        expect(failed > len(points) // 4, f"only {failed} of the restores failed: is anything injected?")
         c.delete()
         restore({}, ok=True)
         c.same_as(before)
