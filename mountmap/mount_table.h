@@ -34,6 +34,10 @@ struct Mount {
 
 class MountTable {
  public:
+  MountTable() = default;
+  // In the kernel's order.
+  explicit MountTable(std::vector<Mount> mounts) : mounts_(std::move(mounts)) {}
+
   // Parses the text of /proc/PID/mountinfo. Throws Error naming the line.
   static MountTable parse(std::string_view mountinfo);
 

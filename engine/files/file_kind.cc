@@ -5,6 +5,7 @@
 #include "engine/files/probe.h"
 #include "engine/files/standing.h"
 #include "engine/files/unsupported.h"
+#include "engine/mounts/view.h"
 #include "engine/plan.h"
 
 namespace stasis::engine::files {
@@ -20,6 +21,12 @@ constexpr std::array<const FileKind*, 8> kinds = {
 }  // namespace
 
 Surroundings::Surroundings(const DumpPlan& plan) : plan_(plan), root_(open_container_root(plan)) {}
+
+int Surroundings::view(const mountmap::Mount& mount) const {
+  UniqueFd& view = views_[mount.id];
+  if (!view.valid()) view = std::move(mounts::open_views(plan_, {&mount}).front());
+  return view.get();
+}
 
 const UnixSockets& Surroundings::unix_sockets() const {
   if (!unix_sockets_) unix_sockets_ = list_unix_sockets(plan_.root);

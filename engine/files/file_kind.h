@@ -2,6 +2,7 @@
 // in file_kinds(), whose functions stand together in one source file.
 #pragma once
 
+#include <map>
 #include <optional>
 #include <span>
 #include <string>
@@ -10,6 +11,9 @@
 #include "engine/files/unix_diag.h"
 #include "fdinfo.pb.h"
 
+namespace stasis::mountmap {
+struct Mount;
+}
 namespace stasis::engine {
 struct DumpPlan;
 namespace files {
@@ -25,12 +29,16 @@ class Surroundings {
   explicit Surroundings(const DumpPlan& plan);
   const DumpPlan& plan() const { return plan_; }
   int root() const { return root_.get(); }  // O_PATH descriptor of the root task's /
+  // O_PATH descriptor of a mount's root, seen without what covers it. Throws
+  // where that is no directory.
+  int view(const mountmap::Mount& mount) const;
   const UnixSockets& unix_sockets() const;  // of its network namespace; read when first asked for
 
  private:
   const DumpPlan& plan_;
   UniqueFd root_;
   mutable std::optional<UnixSockets> unix_sockets_;
+  mutable std::map<int, UniqueFd> views_;
 };
 
 // Why a file can't be dumped, and what to do about it.

@@ -124,6 +124,8 @@ UniqueFd find_path(Restorer& restorer, const image::RegFileEntry& entry, mode_t 
   UniqueFd node;
   if (const image::RemapFilePathEntry* remap = remap_of(restorer, entry.id())) {
     node = duplicate(stand_in(restorer, entry.name(), *remap));
+  } else if (int hidden = restorer.hidden(entry.id()); hidden >= 0) {
+    node = duplicate(hidden);
   } else {
     uint32_t nofollow = S_ISLNK(entry.mode()) ? O_NOFOLLOW : 0;
     node = kernel::open_in(restorer.root(), below_root(entry.name()),
@@ -145,7 +147,7 @@ UniqueFd open_path(Restorer& restorer, const image::RegFileEntry& entry, uint32_
         .hint("pass one with --inherit-fd 'fd[N]:" + entry.name() + "'");
   UniqueFd node = find_path(restorer, entry, 0);
   if (flags & O_PATH) return node;
-  if ((flags & O_NOFOLLOW) && !remap_of(restorer, entry.id()))
+  if ((flags & O_NOFOLLOW) && !remap_of(restorer, entry.id()) && restorer.hidden(entry.id()) < 0)
     return open_unfollowed(restorer, entry, node.get(), flags);
   return reopen(node.get(), flags, entry.name());
 }

@@ -28,6 +28,11 @@ int Restorer::root() const {
   return root_;
 }
 
+int Restorer::hidden(uint32_t file_id) const {
+  auto found = hidden_.find(file_id);
+  return found == hidden_.end() ? -1 : found->second.get();
+}
+
 const std::map<uint32_t, image::FileEntry>& Restorer::entries() const { return image_.files; }
 
 const image::FileEntry& Restorer::entry(uint32_t file_id) const {

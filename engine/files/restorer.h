@@ -41,6 +41,10 @@ class Restorer {
   // O_PATH descriptor (borrowed) of the restored root task's /, once its
   // mounts are built: files are opened beneath it.
   void set_root(int container_root) { root_ = container_root; }
+  // O_PATH descriptors of files whose path is hidden by other mounts.
+  void set_hidden(std::map<uint32_t, UniqueFd> nodes) { hidden_ = std::move(nodes); }
+  // That of a file, or -1.
+  int hidden(uint32_t file_id) const;
   // Its network namespace (borrowed descriptor); sockets belong to one. Without
   // it they are made in ours.
   void set_network(int network_namespace) { network_ = network_namespace; }
@@ -102,7 +106,7 @@ class Restorer {
   const RestorePlan& plan_;
   Log& log_;
   int root_ = -1, network_ = -1;
-  std::map<uint32_t, UniqueFd> made_;
+  std::map<uint32_t, UniqueFd> made_, hidden_;
   std::map<uint32_t, PipeEnds> pipes_;
   std::map<uint32_t, UniqueFd> fifos_, sockets_;
   std::optional<std::vector<SocketPacket>> packets_;

@@ -2,6 +2,7 @@
 
 #include <fmt/core.h>
 
+#include "engine/mounts/tree.h"
 #include "engine/plan.h"
 #include "kernel/fs.h"
 
@@ -44,11 +45,15 @@ bool same_file(const struct statx& a, const struct statx& b) {
          a.stx_dev_minor == b.stx_dev_minor;
 }
 
-// What the name leads to now; nothing when it leads nowhere.
-std::optional<struct statx> look_up(const std::string& name, int root) {
-  std::string path = name.size() == 1 ? "." : name.substr(1);
+// What the name leads to now on the mount that the file is on, though others may
+// hide it; nothing when it leads nowhere.
+std::optional<struct statx> look_up(const std::string& name, const mountmap::Mount& mount,
+                                    const Surroundings& around) {
+  bool visible = around.plan().mounts.at(name) == &mount;
+  std::string path = mounts::relative_to(name, visible ? "/" : mount.mountpoint);
   long fd =
-      kernel::try_open_in(root, path, O_PATH | O_NOFOLLOW, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS);
+      kernel::try_open_in(visible ? around.root() : around.view(mount), path.empty() ? "." : path,
+                          O_PATH | O_NOFOLLOW, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS);
   if (fd == -ENOENT || fd == -ENOTDIR) return std::nullopt;
   UniqueFd found(static_cast<int>(kernel::must(fd, "look up", name)));
   return kernel::stat_fd(found.get());
@@ -90,7 +95,14 @@ Standing standing_of(const Probe& probe, const Surroundings& around) {
     if (suffix) standing.name.resize(standing.name.size() - deleted.size());
     return as_ghost(probe, std::move(standing), around);
   }
-  auto found = look_up(standing.name, around.root());
+  std::optional<struct statx> found;
+  try {
+    found = look_up(standing.name, *mount, around);
+  } catch (const Error& error) {
+    standing.objection = about(probe, "which can't be looked at: " + std::string(error.what()),
+                               "unmount what covers it, or close it");
+    return standing;
+  }
   if (found && same_file(*found, probe.stat)) return standing;
   if (in_proc && !found) {
     standing.objection = about(probe, "which belongs to a process that has ended", "close it");

@@ -3,6 +3,7 @@
 #include "engine/image/checkpoint.h"
 #include "engine/mounts/fresh.h"
 #include "engine/mounts/fs_types.h"
+#include "engine/mounts/hidden.h"
 #include "engine/mounts/mounts.h"
 #include "engine/mounts/propagation.h"
 #include "engine/mounts/staging.h"
@@ -38,7 +39,10 @@ bool is_directory(int fd) { return S_ISDIR(kernel::stat_fd(fd, STATX_TYPE).stx_m
 
 struct Builder::State {
   State(const image::Checkpoint& checkpoint, const RestorePlan& restore_plan, Log& its_log)
-      : plan(restore_plan), log(its_log), tree(plan_tree(entries_of_root(checkpoint))) {}
+      : plan(restore_plan),
+        log(its_log),
+        tree(plan_tree(entries_of_root(checkpoint))),
+        hidden(hidden_files(checkpoint)) {}
 
   void hold_sources(const image::ImageDir& images);
   UniqueFd hold_external(const Node& node) const;
@@ -46,6 +50,7 @@ struct Builder::State {
   UniqueFd make(Staging& staging, int i);
   UniqueFd bind(Staging& staging, const Node& node);
   void attach(int i);
+  void open_hidden(int i);
 
   const RestorePlan& plan;
   Log& log;
@@ -54,6 +59,8 @@ struct Builder::State {
   // attached nowhere, so that what was checked is what is used.
   std::vector<UniqueFd> sources, mounts;
   std::vector<FreshMount> fresh;
+  std::vector<HiddenFile> hidden;
+  std::map<uint32_t, UniqueFd> hidden_fds;  // by file
   std::optional<mountmap::MountTable> host;
 };
 
@@ -177,6 +184,20 @@ void Builder::State::attach(int i) {
   kernel::attach_mount(mounts[i].get(), onto, place);
 }
 
+// The files of the mount just attached that later ones will hide: nothing
+// stands on it yet.
+void Builder::State::open_hidden(int i) {
+  const Node& node = tree.nodes[i];
+  for (const HiddenFile& file : hidden) {
+    if (file.mount != node.entry->mnt_id()) continue;
+    // The root of a bound file is no directory to look into.
+    hidden_fds[file.file] =
+        file.path.empty() ? kernel::open_tree(mounts[i].get(), "", 0)
+                          : kernel::open_in(mounts[i].get(), file.path,
+                                            O_PATH | (file.link ? O_NOFOLLOW : 0), within_mount);
+  }
+}
+
 Builder::Builder(const image::Checkpoint& checkpoint, const RestorePlan& plan, Log& log)
     : state_(std::make_unique<State>(checkpoint, plan, log)) {
   state_->hold_sources(checkpoint.dir);
@@ -184,7 +205,7 @@ Builder::Builder(const image::Checkpoint& checkpoint, const RestorePlan& plan, L
 
 Builder::~Builder() = default;
 
-void Builder::build() {
+std::map<uint32_t, int> Builder::build() {
   State& state = *state_;
   kernel::make_tree_private("/");
   Staging staging(state.plan.root);
@@ -197,11 +218,15 @@ void Builder::build() {
     } else {
       state.attach(i);
     }
+    state.open_hidden(i);
   }
   restore_propagation(state.tree, state.mounts, state.sources, state.log);
   kernel::replace_root(state.mounts[root].get());
   state.log.info("{} mounts rebuilt", state.tree.nodes.size());
+  std::map<uint32_t, int> hidden;
+  for (auto& [file, fd] : state.hidden_fds) hidden[file] = fd.release();
   state_.reset();
+  return hidden;
 }
 
 }  // namespace stasis::engine::mounts

@@ -2,6 +2,8 @@
 // content of its tmpfs (tmpfs-dev-N.tar.gz), and built up again.
 #pragma once
 
+#include <cstdint>
+#include <map>
 #include <memory>
 #include <vector>
 
@@ -34,8 +36,10 @@ class Builder {
   // In the root child, alone in its new mount namespace, which is a copy of the
   // host's. Other namespaces (pid, ipc, net, cgroup) are the container's, so
   // that proc, mqueue, sysfs and cgroup show them. Afterwards the tree is
-  // the namespace's only one, and / is the working directory.
-  void build();
+  // the namespace's only one, and / is the working directory. Returns our
+  // descriptors (O_PATH) of the open files that mounts of the tree hide, by the
+  // files' ids in the image; the caller closes them.
+  std::map<uint32_t, int> build();
 
  private:
   struct State;

@@ -57,7 +57,9 @@ std::vector<const Mount*> Viewer::covering(const Mount& mount) const {
     std::erase(covers, &mount);
     std::vector<const Mount*> siblings;
     for (const Mount* other : standing_on(*parent))
-      if (other != &mount && is_beneath(mount.mountpoint, other->mountpoint))
+      // One on the parent's own root is a cover of the parent already.
+      if (other != &mount && other->mountpoint != parent->mountpoint &&
+          is_beneath(mount.mountpoint, other->mountpoint))
         siblings.push_back(other);
     std::sort(siblings.begin(), siblings.end(), [](const Mount* a, const Mount* b) {
       return a->mountpoint.size() < b->mountpoint.size();

@@ -71,7 +71,7 @@ std::pair<UniqueFd, UniqueFd> make_channel() {
 }  // namespace
 
 RootTask::RootTask(const namespaces::Layout& layout, pid_t ns_pid, bool sibling,
-                   std::function<void()> inside)
+                   std::function<std::string()> inside)
     : tracee_(Tracee::none()) {
   for (const namespaces::Layout::Join& join : layout.joins)
     kernel::must(kernel::call(SYS_setns, join.fd, join.flag), "enter a namespace of the container");
@@ -105,12 +105,11 @@ RootTask::RootTask(const namespaces::Layout& layout, pid_t ns_pid, bool sibling,
   send_children_home();
 }
 
-void RootTask::run_inside(int channel, const std::function<void()>& inside) {
+void RootTask::run_inside(int channel, const std::function<std::string()>& inside) {
   try {
     char go = 0;
     if (kernel::call(SYS_read, channel, &go, 1) != 1) _exit(1);  // the engine has died
-    inside();
-    send_report(channel, " ");
+    send_report(channel, " " + inside());
   } catch (const Error& error) {
     kernel::call(SYS_write, channel, to_report(error).data(), to_report(error).size());
     _exit(1);
@@ -135,7 +134,7 @@ Error RootTask::ended() {
           : fmt::format("its first process ended with status {}", WEXITSTATUS(status)));
 }
 
-void RootTask::build() {
+std::string RootTask::build() {
   kernel::must(kernel::call(SYS_write, channel_.get(), "g", 1), "start building the container");
   std::string report(longest_report, '\0');
   long n;
@@ -144,10 +143,11 @@ void RootTask::build() {
   kernel::must(n, "hear from the container's first process");
   report.resize(static_cast<size_t>(n));
   if (report.empty()) throw ended();
-  if (report != " ") throw from_report(report);
+  if (report[0] != ' ') throw from_report(report);
   tracee_.interrupt();
   if (!tracee_.wait_interrupted())
     throw Error("build the container's inside", "").because("its first process was killed");
+  return report.substr(1);
 }
 
 RootTask::~RootTask() {

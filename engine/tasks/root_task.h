@@ -18,20 +18,20 @@ class RootTask {
   // Clones it; it waits for build(). From here on our death is its death, and
   // ~RootTask kills and reaps it unless keep() was called.
   RootTask(const namespaces::Layout& layout, pid_t ns_pid, bool sibling,
-           std::function<void()> inside);
+           std::function<std::string()> inside);
   ~RootTask();
   RootTask(const RootTask&) = delete;
   RootTask& operator=(const RootTask&) = delete;
 
   pid_t pid() const { return pid_; }
-  // Lets `inside` run to its end in the task and rethrows what it threw here.
-  // Afterwards the task is stopped and ours.
-  void build();
+  // Lets `inside` run to its end in the task; returns what it returned and
+  // rethrows here what it threw. Afterwards the task is stopped and ours.
+  std::string build();
   Tracee& tracee() { return tracee_; }
   void keep() { kept_ = true; }
 
  private:
-  [[noreturn]] void run_inside(int channel, const std::function<void()>& inside);
+  [[noreturn]] void run_inside(int channel, const std::function<std::string()>& inside);
   Error ended();  // why, where it has closed the channel
 
   UniqueFd channel_;

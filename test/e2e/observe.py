@@ -155,12 +155,13 @@ def tmpfs_content(pid):
         if not right.startswith("tmpfs ") or device in hosts:
             continue
         top = f"/proc/{pid}/root{point}"
+        major, minor = map(int, device.split(":"))
+        device = os.makedev(major, minor)
         try:
-            device = os.lstat(top).st_dev
+            if os.lstat(top).st_dev != device or not os.path.isdir(top):
+                continue  # hidden by another mount; a masked or bound file
         except OSError:
             continue
-        if not os.path.isdir(top):
-            continue  # a masked or bound file
         for directory, names, files in os.walk(top):
             if os.lstat(directory).st_dev != device:
                 names.clear()
