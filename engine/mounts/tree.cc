@@ -38,12 +38,13 @@ class Planner {
   void name_externals();
   void choose_owners();
   void choose_source(int i);
+  std::vector<int> siblings_beneath(int i) const;
   void visit(int i);
   void group();
 
   Tree tree_;
   int root_ = -1;
-  std::vector<std::vector<int>> children_;
+  std::vector<std::map<std::string, int>> children_;  // by mountpoint
   std::unordered_map<uint32_t, std::vector<int>> superblocks_;
   std::unordered_map<uint32_t, int> owner_;  // superblock -> the node that creates it
   std::vector<char> state_;
@@ -85,11 +86,9 @@ void Planner::link_parents() {
     if (!is_beneath(entry(i).mountpoint(), entry(parent->second).mountpoint()))
       throw refusal(entry(i), "it doesn't lie beneath the mount it stands on, " +
                                   describe(entry(parent->second)));
-    for (int sibling : children_[parent->second])
-      if (entry(sibling).mountpoint() == entry(i).mountpoint())
-        throw refusal(entry(i), "two mounts stand at the same place of the same mount")
-            .hint("Unmount one of them inside the container.");
-    children_[parent->second].push_back(i);
+    if (!children_[parent->second].emplace(entry(i).mountpoint(), i).second)
+      throw refusal(entry(i), "two mounts stand at the same place of the same mount")
+          .hint("Unmount one of them inside the container.");
   }
   if (root_ < 0) throw Error("rebuild the mount tree", "").because("no mount stands at /");
 }
@@ -155,6 +154,19 @@ void Planner::choose_source(int i) {
   node.subpath = relative_to(root, tree_.nodes[best].entry->root());
 }
 
+// In the table's order.
+std::vector<int> Planner::siblings_beneath(int i) const {
+  std::vector<int> beneath;
+  const auto& siblings = children_[tree_.nodes[i].parent];
+  std::string place = entry(i).mountpoint();
+  if (place != "/") place += '/';
+  for (auto next = siblings.lower_bound(place);
+       next != siblings.end() && next->first.starts_with(place); ++next)
+    if (next->second != i) beneath.push_back(next->second);
+  std::sort(beneath.begin(), beneath.end());
+  return beneath;
+}
+
 void Planner::visit(int i) {
   if (state_[i] == 2) return;
   if (state_[i] == 1) throw refusal(entry(i), "it would have to be there before itself");
@@ -163,9 +175,7 @@ void Planner::visit(int i) {
   if (node.parent >= 0) {
     visit(node.parent);
     // What this mount will hide must be in place before.
-    for (int sibling : children_[node.parent])
-      if (sibling != i && is_beneath(entry(sibling).mountpoint(), entry(i).mountpoint()))
-        visit(sibling);
+    for (int sibling : siblings_beneath(i)) visit(sibling);
   }
   if (node.source >= 0) visit(node.source);
   state_[i] = 2;

@@ -5,7 +5,9 @@
 
 #include <algorithm>
 #include <exception>
+#include <map>
 #include <thread>
+#include <unordered_map>
 
 #include "engine/mounts/tree.h"
 #include "kernel/fs.h"
@@ -24,12 +26,18 @@ class Viewer {
   explicit Viewer(const DumpPlan& plan)
       : plan_(plan),
         proc_("/proc/" + std::to_string(plan.root)),
-        root_(kernel::open(proc_ + "/root", O_PATH | O_DIRECTORY)) {}
+        root_(kernel::open(proc_ + "/root", O_PATH | O_DIRECTORY)) {
+    for (const auto& mount : plan.mounts.mounts()) {
+      by_id_[mount.id] = &mount;
+      if (mount.parent != mount.id) standing_on_[mount.parent].emplace(mount.mountpoint, &mount);
+    }
+  }
 
   std::vector<UniqueFd> open(const std::vector<const Mount*>& mounts);
 
  private:
-  std::vector<const Mount*> standing_on(const Mount& mount) const;
+  std::vector<const Mount*> at(const Mount& parent, const std::string& place) const;
+  bool is_bare(const Mount& mount) const { return !standing_on_.contains(mount.id); }
   std::vector<const Mount*> covering(const Mount& mount) const;
   UniqueFd open_visible(const Mount& mount);
   void look_inside(const std::vector<const Mount*>& mounts, std::vector<UniqueFd>& views);
@@ -38,36 +46,37 @@ class Viewer {
   const DumpPlan& plan_;
   std::string proc_;
   UniqueFd root_;
+  std::unordered_map<int, const Mount*> by_id_;
+  std::unordered_map<int, std::multimap<std::string, const Mount*>> standing_on_;
 };
 
-std::vector<const Mount*> Viewer::standing_on(const Mount& mount) const {
-  std::vector<const Mount*> children;
-  for (const auto& other : plan_.mounts.mounts())
-    if (other.parent == mount.id && other.id != mount.id) children.push_back(&other);
-  return children;
+// What stands on `parent` at this very place.
+std::vector<const Mount*> Viewer::at(const Mount& parent, const std::string& place) const {
+  std::vector<const Mount*> found;
+  auto children = standing_on_.find(parent.id);
+  if (children == standing_on_.end()) return found;
+  auto [first, last] = children->second.equal_range(place);
+  for (; first != last; ++first) found.push_back(first->second);
+  return found;
 }
 
 // What hides the root of `mount`: mounts at or above its place, on itself or on
 // what its ancestors stand on. The order is that of unmounting.
 std::vector<const Mount*> Viewer::covering(const Mount& mount) const {
   std::vector<const Mount*> covers;
-  if (const Mount* parent = plan_.mounts.find(mount.parent); parent && parent != &mount) {
-    covers = covering(*parent);
-    // A cover at the place of the parent itself may be `mount`.
+  auto parent = by_id_.find(mount.parent);
+  if (parent != by_id_.end() && parent->second != &mount) {
+    covers = covering(*parent->second);
+    // Between the parent's place, whose covers we have, and that of `mount`.
+    const std::string& place = mount.mountpoint;
+    for (size_t end = parent->second->mountpoint.size(); end < place.size();) {
+      end = std::min(place.find('/', end + 1), place.size());
+      for (const Mount* sibling : at(*parent->second, place.substr(0, end)))
+        covers.push_back(sibling);
+    }
     std::erase(covers, &mount);
-    std::vector<const Mount*> siblings;
-    for (const Mount* other : standing_on(*parent))
-      // One on the parent's own root is a cover of the parent already.
-      if (other != &mount && other->mountpoint != parent->mountpoint &&
-          is_beneath(mount.mountpoint, other->mountpoint))
-        siblings.push_back(other);
-    std::sort(siblings.begin(), siblings.end(), [](const Mount* a, const Mount* b) {
-      return a->mountpoint.size() < b->mountpoint.size();
-    });
-    covers.insert(covers.end(), siblings.begin(), siblings.end());
   }
-  for (const Mount* child : standing_on(mount))
-    if (child->mountpoint == mount.mountpoint) covers.push_back(child);
+  for (const Mount* child : at(mount, mount.mountpoint)) covers.push_back(child);
   return covers;
 }
 
@@ -86,7 +95,7 @@ std::vector<UniqueFd> Viewer::open(const std::vector<const Mount*>& mounts) {
   bool all_bare = true;
   for (size_t i = 0; i < mounts.size(); ++i) {
     if (covering(*mounts[i]).empty()) views[i] = open_visible(*mounts[i]);
-    all_bare &= views[i].valid() && standing_on(*mounts[i]).empty();
+    all_bare &= views[i].valid() && is_bare(*mounts[i]);
   }
   if (all_bare) return views;
   // A copy of a mount without those on it can only be made from within its
@@ -112,7 +121,7 @@ void Viewer::look_inside(const std::vector<const Mount*>& mounts, std::vector<Un
   bool any_hidden = false;
   for (size_t i = 0; i < mounts.size(); ++i) {
     any_hidden |= !views[i].valid();
-    if (views[i].valid() && !standing_on(*mounts[i]).empty())
+    if (views[i].valid() && !is_bare(*mounts[i]))
       views[i] = kernel::open_tree(views[i].get(), "", OPEN_TREE_CLONE);
   }
   if (!any_hidden) return;
@@ -132,11 +141,8 @@ UniqueFd Viewer::uncover(const Mount& mount, const std::vector<const Mount*>& co
     // What stands at the root of the cover hides the cover itself.
     int layers = 1;
     for (const Mount* top = cover; top; ++layers) {
-      auto above = standing_on(*top);
-      auto next = std::find_if(above.begin(), above.end(), [top](const Mount* other) {
-        return other->mountpoint == top->mountpoint;
-      });
-      top = next == above.end() ? nullptr : *next;
+      auto above = at(*top, top->mountpoint);
+      top = above.empty() ? nullptr : above.front();
     }
     for (; layers > 1; --layers) kernel::detach_mount(cover->mountpoint);
   }
