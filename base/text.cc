@@ -1,5 +1,9 @@
 #include "base/text.h"
 
+#include <algorithm>
+#include <numeric>
+#include <utility>
+
 namespace stasis::text {
 
 namespace {
@@ -40,6 +44,34 @@ std::string_view next(std::string_view& rest, char separator) {
   auto part = rest.substr(0, at);
   rest.remove_prefix(at == std::string_view::npos ? rest.size() : at + 1);
   return part;
+}
+
+namespace {
+
+// How many bytes have to be changed, added or taken away.
+size_t distance(std::string_view a, std::string_view b) {
+  std::vector<size_t> row(b.size() + 1);
+  std::iota(row.begin(), row.end(), size_t{0});
+  for (size_t i = 0; i < a.size(); ++i) {
+    size_t diagonal = std::exchange(row[0], i + 1);
+    for (size_t k = 0; k < b.size(); ++k) {
+      size_t changed = diagonal + (a[i] == b[k] ? 0 : 1);
+      diagonal = row[k + 1];
+      row[k + 1] = std::min({changed, row[k] + 1, diagonal + 1});
+    }
+  }
+  return row.back();
+}
+
+}  // namespace
+
+std::vector<std::string> nearest(std::string_view wanted, std::vector<std::string> known,
+                                 size_t limit) {
+  std::stable_sort(known.begin(), known.end(), [&](const auto& a, const auto& b) {
+    return distance(wanted, a) < distance(wanted, b);
+  });
+  known.resize(std::min(known.size(), limit));
+  return known;
 }
 
 }  // namespace stasis::text

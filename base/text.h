@@ -27,4 +27,9 @@ std::vector<std::string_view> words(std::string_view s);  // by blanks, no empty
 // there is none) and returns it; for walking lines and fields without copies.
 std::string_view next(std::string_view& rest, char separator);
 
+// Those of `known` that a person may have meant by `wanted`: the nearest first,
+// `limit` at most.
+std::vector<std::string> nearest(std::string_view wanted, std::vector<std::string> known,
+                                 size_t limit);
+
 }  // namespace stasis::text

@@ -71,6 +71,16 @@ void add_descriptors(NewImage& image, const oci::RuncState& state) {
   image.add_file("descriptors.json", nlohmann::json(state.external_descriptors).dump());
 }
 
+// So that a restore can tell where it takes something from another place.
+std::vector<RecordedSource> sources_of(const mountmap::MountMap& map) {
+  std::vector<RecordedSource> sources;
+  for (const mountmap::MapRow& row : map.rows)
+    if (row.kind == mountmap::MountClass::external &&
+        row.external != mountmap::ExternalKind::masked)
+      sources.push_back({row.key, row.source, row.root});
+  return sources;
+}
+
 void add_manifest(NewImage& image, const CheckpointOptions& options, const Container& container) {
   image.add_file("stasis.json", to_json({.id = options.id,
                                          .bundle = container.bundle,
@@ -78,7 +88,8 @@ void add_manifest(NewImage& image, const CheckpointOptions& options, const Conta
                                          .tcp_established = options.tcp_established,
                                          .file_locks = options.file_locks,
                                          .ext_unix_sk = options.ext_unix_sk,
-                                         .shell_job = options.shell_job}));
+                                         .shell_job = options.shell_job,
+                                         .sources = sources_of(container.map)}));
 }
 
 // The tasks are gone; runc removes the cgroup and its state, and runs the

@@ -13,6 +13,7 @@
 #include "cli/check.h"
 #include "cli/checkpoint.h"
 #include "cli/criu.h"
+#include "cli/inspect.h"
 #include "cli/plan.h"
 #include "cli/restore.h"
 #include "hook/hook.h"
@@ -46,11 +47,13 @@ class CommandLine {
         "  stasis checkpoint web      write it down and stop it\n"
         "  stasis restore web         go on where it stopped\n"
         "  stasis checkpoint web --leave-running --image /backup/web\n"
+        "  stasis inspect /backup/web what it holds\n"
         "  runc --criu $(which stasis) checkpoint web      in place of CRIU\n"
         "Each command has its own --help.");
     add_plan();
     add_checkpoint();
     add_restore();
+    add_inspect();
     add_check();
     add_doors();
   }
@@ -134,14 +137,45 @@ class CommandLine {
     command->add_option("--bundle", o.bundle, "Its OCI bundle (the one it had)")->type_name("DIR");
     command->add_option("--root", o.runc_root, "runc's state directory (the one it had)")
         ->type_name("DIR");
+    command
+        ->add_option("--map", o.maps,
+                     "Bind SOURCE where config.json binds another one; may be repeated")
+        ->type_name("DEST=SOURCE")
+        ->expected(1)
+        ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
     add_runtime(*command, o.runtime);
     command->add_flag("--json", o.json, "For programs");
     command->footer(
         "Examples:\n"
         "  stasis restore web\n"
         "  stasis restore web2 --image /backup/web-monday --bundle /srv/web\n"
+        "  stasis restore web --map /data=/mnt/copy-of-data\n"
+        "The sources of bound mounts are those of the bundle's config.json. What differs from the\n"
+        "checkpoint is shown before anything is made. With --map the container's bundle becomes a\n"
+        "changed copy of config.json in /var/lib/stasis/bundles/ID.\n"
         "The checkpoint stays where it is and can be restored again.");
     command->callback([this] { code_ = restore(restore_, stdout); });
+  }
+
+  void add_inspect() {
+    CLI::App* command = app_.add_subcommand(
+        "inspect", "Show what a checkpoint holds: mounts, tasks, memory, files, namespaces");
+    InspectOptions& o = inspect_;
+    command->add_option("IMAGE", o.image, "A directory of images, CRIU's too, or a container's ID")
+        ->required();
+    command->add_option("--diff", o.diff, "Hold its mounts against config.json of this bundle")
+        ->type_name("BUNDLE");
+    command->add_flag("--json", o.json, "For programs");
+    command->footer(
+        "Examples:\n"
+        "  stasis inspect web\n"
+        "  stasis inspect /backup/web-monday --json\n"
+        "  stasis inspect /backup/web-monday --diff /srv/web   would it fit there?\n"
+        "With --diff the exit code is 1 when something prevents a restore from that bundle.");
+    command->callback([this] {
+      inspect_.color = isatty(STDOUT_FILENO) != 0;
+      code_ = inspect(inspect_, stdout);
+    });
   }
 
   void add_check() {
@@ -191,6 +225,7 @@ class CommandLine {
   PlanOptions plan_;
   CheckpointOptions checkpoint_;
   RestoreOptions restore_;
+  InspectOptions inspect_;
   bool json_ = false;
   std::string phase_, fd_;
   int code_ = 0;

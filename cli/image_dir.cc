@@ -11,7 +11,9 @@
 #include <filesystem>
 #include <system_error>
 
+#include "hook/record.h"
 #include "kernel/fs.h"
+#include "mountmap/map_json.h"
 #include "oci/document.h"
 
 namespace stasis::cli {
@@ -117,8 +119,14 @@ std::string to_json(const Manifest& manifest) {
                                  {"tcpEstablished", manifest.tcp_established},
                                  {"fileLocks", manifest.file_locks},
                                  {"extUnixSk", manifest.ext_unix_sk},
-                                 {"shellJob", manifest.shell_job}};
-  return json.dump(2) + "\n";
+                                 {"shellJob", manifest.shell_job},
+                                 {"bootId", hook::boot_id()},
+                                 {"sources", nlohmann::ordered_json::array()}};
+  for (const RecordedSource& source : manifest.sources)
+    json["sources"].push_back({{"key", source.key},
+                               {"source", source.source},
+                               {"identity", mountmap::to_json(source.identity)}});
+  return json.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
 }
 
 Manifest read_manifest(const std::string& dir) {
@@ -131,13 +139,22 @@ Manifest read_manifest(const std::string& dir) {
   oci::Document document(kernel::read_file(path, 1 << 20), path);
   oci::Node root = document.root();
   if (root.number("version") != 1) root.at("version").fail("a version this stasis doesn't know");
+  std::vector<RecordedSource> sources;
+  bool this_boot = root.string("bootId") == hook::boot_id();
+  if (auto list = root.find("sources"))
+    list->each([&](const oci::Node& node) {
+      RecordedSource source{node.string("key"), node.string("source"), {}};
+      if (this_boot) source.identity = mountmap::identity_from(node.at("identity"));
+      sources.push_back(std::move(source));
+    });
   return {.id = root.string("id"),
           .bundle = root.string("bundle"),
           .runc_root = root.string("runcRoot"),
           .tcp_established = root.boolean("tcpEstablished"),
           .file_locks = root.boolean("fileLocks"),
           .ext_unix_sk = root.boolean("extUnixSk"),
-          .shell_job = root.boolean("shellJob")};
+          .shell_job = root.boolean("shellJob"),
+          .sources = std::move(sources)};
 }
 
 }  // namespace stasis::cli

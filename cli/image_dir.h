@@ -5,8 +5,10 @@
 
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "base/unique_fd.h"
+#include "mountmap/mount_map.h"
 
 namespace stasis::cli {
 
@@ -32,10 +34,17 @@ class NewImage {
   bool published_ = false;
 };
 
+// Where an external mount came from at the checkpoint.
+struct RecordedSource {
+  std::string key, source;
+  mountmap::FileIdentity identity;  // unknown after a boot
+};
+
 // stasis.json in a checkpoint: what `stasis restore ID` has to know.
 struct Manifest {
   std::string id, bundle, runc_root;
   bool tcp_established = false, file_locks = false, ext_unix_sk = false, shell_job = false;
+  std::vector<RecordedSource> sources = {};
 };
 std::string to_json(const Manifest& manifest);
 

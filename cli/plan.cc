@@ -3,9 +3,9 @@
 #include <fmt/core.h>
 
 #include <algorithm>
-#include <array>
 
 #include "cli/obstacles.h"
+#include "cli/page.h"
 #include "mountmap/map_json.h"
 
 namespace stasis::cli {
@@ -17,76 +17,28 @@ using mountmap::MapRow;
 using mountmap::MountClass;
 using mountmap::Severity;
 
-// A container chooses names in its mount table: none of them may move the
-// cursor of the person's terminal.
-std::string printable(std::string_view s) {
-  std::string out;
-  for (unsigned char c : s) {
-    if (c < 0x20 || c == 0x7f)
-      out += fmt::format("\\{:03o}", c);
-    else
-      out += static_cast<char>(c);
-  }
-  return out;
-}
-
-class Page {
- public:
-  Page(FILE* out, bool color) : out_(out), color_(color) {}
-
-  void line(std::string_view s) { fmt::print(out_, "{}\n", s); }
-  std::string paint(std::string_view style, std::string_view s) const {
-    return color_ ? fmt::format("\033[{}m{}\033[0m", style, s) : std::string(s);
-  }
-
- private:
-  FILE* out_;
-  bool color_;
-};
-
-constexpr size_t columns = 6;
-using Cells = std::array<std::string, columns>;
-
 Cells cells(const MapRow& row) {
   bool external = row.kind == MountClass::external;
-  return {printable(row.mount.mountpoint),
-          std::string(name_of(row.kind)),
-          printable(external ? name_of(row.external) : std::string_view(row.mount.fstype)),
-          external ? printable(row.key) : "-",
-          row.source.empty() ? "-" : printable(row.source),
-          printable(row.reason)};
-}
-
-std::string_view style_of(MountClass kind) {
-  if (kind == MountClass::external) return "33";
-  return kind == MountClass::root ? "1" : "32";
+  return {{printable(row.mount.mountpoint)},
+          {std::string(name_of(row.kind)), style_of(row.kind)},
+          {printable(external ? name_of(row.external) : std::string_view(row.mount.fstype))},
+          {external ? printable(row.key) : "-"},
+          {row.source.empty() ? "-" : printable(row.source)},
+          {printable(row.reason)}};
 }
 
 void print_table(const mountmap::MountMap& map, Page& page) {
-  std::vector<Cells> lines{{"MOUNTPOINT", "CLASS", "KIND", "KEY", "SOURCE", "WHY"}};
-  for (const auto& row : map.rows) lines.push_back(cells(row));
-  std::array<size_t, columns> width{};
-  for (const auto& line : lines)
-    for (size_t i = 0; i < columns; ++i) width[i] = std::max(width[i], line[i].size());
-  for (size_t n = 0; n < lines.size(); ++n) {
-    std::string text;
-    for (size_t i = 0; i + 1 < columns; ++i) {
-      std::string cell = fmt::format("{:<{}}", lines[n][i], width[i]);
-      if (n > 0 && i == 1) cell = page.paint(style_of(map.rows[n - 1].kind), cell);
-      text += cell + "  ";
-    }
-    text += lines[n].back();
-    page.line(n == 0 ? page.paint("1", text) : text);
-  }
+  std::vector<Cells> rows{{{"MOUNTPOINT"}, {"CLASS"}, {"KIND"}, {"KEY"}, {"SOURCE"}, {"WHY"}}};
+  for (const auto& row : map.rows) rows.push_back(cells(row));
+  page.table(rows);
 }
 
 void print_findings(const std::vector<MapFinding>& findings, Page& page) {
-  constexpr std::array styles{"36", "33", "31"};
   for (const auto& finding : findings) {
-    page.line(fmt::format("{} {} {}",
-                          page.paint(styles[static_cast<size_t>(finding.severity)],
-                                     fmt::format("{}:", name_of(finding.severity))),
-                          printable(finding.subject), printable(finding.what)));
+    page.line(fmt::format(
+        "{} {} {}",
+        page.paint(style_of(finding.severity), fmt::format("{}:", name_of(finding.severity))),
+        printable(finding.subject), printable(finding.what)));
     page.line("  -> " + printable(finding.remedy));
   }
 }

@@ -10,15 +10,20 @@
 #include <ctime>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <system_error>
 
 #include "base/scope_exit.h"
 #include "base/text.h"
 #include "cli/checkpoint.h"
+#include "cli/fit.h"
 #include "cli/image_dir.h"
 #include "cli/lock.h"
+#include "cli/page.h"
+#include "cli/remap.h"
 #include "cli/runc.h"
 #include "kernel/fs.h"
+#include "mountmap/map_json.h"
 #include "oci/document.h"
 
 namespace stasis::cli {
@@ -50,6 +55,31 @@ RestoreOptions complete(RestoreOptions options, const Manifest& manifest) {
         .hint("runc delete " + options.id + ", or restore it under another id with --image " +
               options.image);
   return options;
+}
+
+// The text of config.json as runc is to have it.
+std::string configure(const RestoreOptions& options, const image::Checkpoint& image) {
+  std::string path = options.bundle + "/config.json";
+  std::string text = kernel::read_file(path);
+  if (options.maps.empty()) return text;
+  oci::Config config = oci::parse_config(text, options.bundle, path);
+  return mapped_config(text, options.bundle, parse_maps(options.maps, image, config));
+}
+
+// Before anything is made: what this restore does otherwise than the checkpoint
+// was, and what of it can't be.
+std::vector<mountmap::MapFinding> examine(const RestoreOptions& options,
+                                          const image::Checkpoint& image, const oci::Config& config,
+                                          const Manifest& manifest) {
+  std::vector<mountmap::MapFinding> findings = compare(image, config, manifest.sources);
+  for (const mountmap::MapFinding& finding : findings)
+    if (is_obstacle(finding))
+      throw Error("restore", options.id)
+          .because(finding.subject + " " + finding.what)
+          .hint(finding.remedy);
+  for (const mountmap::MapFinding& finding : findings)
+    fmt::print(stderr, "stasis: {}: {}\n", name_of(finding.severity), printable(one_line(finding)));
+  return findings;
 }
 
 // Whether our descriptor 1 or 2 becomes the container's own.
@@ -105,7 +135,8 @@ std::string first_error(const std::string& log) {
   throw error;
 }
 
-void report(const RestoreOptions& options, double wall_ms, FILE* out) {
+void report(const RestoreOptions& options, const std::vector<mountmap::MapFinding>& differences,
+            double wall_ms, FILE* out) {
   oci::RuncState state = oci::find_container(options.id, options.runc_root);
   if (options.json) {
     nlohmann::ordered_json json = {{"id", options.id},
@@ -113,7 +144,11 @@ void report(const RestoreOptions& options, double wall_ms, FILE* out) {
                                    {"bundle", options.bundle},
                                    {"pid", state.init_pid},
                                    {"wallMicroseconds", static_cast<int64_t>(wall_ms * 1000)}};
-    fmt::print(out, "{}\n", json.dump(2));
+    json["differences"] = nlohmann::ordered_json::array();
+    for (const mountmap::MapFinding& finding : differences)
+      json["differences"].push_back(nlohmann::ordered_json(mountmap::to_json(finding)));
+    fmt::print(out, "{}\n",
+               json.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
   } else {
     fmt::print(out, "{}: running again as process {}, {:.1f} ms\n", options.id, state.init_pid,
                wall_ms);
@@ -139,6 +174,14 @@ int restore(const RestoreOptions& given, FILE* out) {
   Manifest manifest = read_manifest(options.image);
   ContainerLock lock(options.id);
   options = complete(std::move(options), manifest);
+  image::Checkpoint image = image::load(kernel::open(options.image, O_RDONLY | O_DIRECTORY).get());
+  std::string config = configure(options, image);
+  auto differences = examine(options, image, oci::parse_config(config, options.bundle), manifest);
+  std::optional<MappedBundle> mapped;
+  if (!options.maps.empty()) {
+    mapped.emplace(bundles_dir, options.id, config);
+    options.bundle = mapped->path();
+  }
 
   std::string work = std::string(run_dir) + "/.restore.XXXXXX";
   if (!mkdtemp(work.data())) {
@@ -156,7 +199,8 @@ int restore(const RestoreOptions& given, FILE* out) {
   if (result.exit_code != 0) fail(options, result, work);
   // Not into the midst of what the container has to say.
   if (shared_stdout) out = shared_stderr ? nullptr : stderr;
-  if (out) report(options, now_ms() - start, out);
+  if (mapped) mapped->keep();
+  if (out) report(options, differences, now_ms() - start, out);
   return 0;
 }
 

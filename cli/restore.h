@@ -4,6 +4,7 @@
 
 #include <cstdio>
 #include <string>
+#include <vector>
 
 namespace stasis::cli {
 
@@ -13,6 +14,7 @@ struct RestoreOptions {
   std::string bundle;     // empty: the one it was checkpointed with
   std::string runc_root;  // likewise
   std::string runtime = "runc";
+  std::vector<std::string> maps;  // DEST=SOURCE
   bool json = false;
 };
 

@@ -20,10 +20,6 @@ namespace {
 
 constexpr const char* file_name = "mountmap.json";
 
-std::string boot_id() {
-  return std::string(text::trim(kernel::read_file("/proc/sys/kernel/random/boot_id")));
-}
-
 // The directory of this name, made if need be; never through a symbolic link.
 UniqueFd make_directory(int parent, const std::string& name) {
   long result = kernel::call(SYS_mkdirat, parent, name.c_str(), 0700);
@@ -50,6 +46,10 @@ nlohmann::json to_json(const mountmap::MountMap& map, const std::string& id,
 }
 
 }  // namespace
+
+std::string boot_id() {
+  return std::string(text::trim(kernel::read_file("/proc/sys/kernel/random/boot_id")));
+}
 
 void save_record(std::string_view state_dir, const std::string& id, const std::string& bundle,
                  const mountmap::MountMap& map) {

@@ -102,4 +102,13 @@ struct Checkpoint {
 Checkpoint load(int dir, const Limits& limits = {});
 Checkpoint load(ImageDir dir);
 
+// For looking at images that load() may refuse: what can't be read is empty
+// (no tasks, a thread without fields), and no reference is sure to lead
+// anywhere. Throws only where there is no checkpoint.
+struct Survey {
+  Checkpoint image;
+  std::vector<Error> complaints;  // why load() refuses it; none: it doesn't
+};
+Survey survey(ImageDir dir);
+
 }  // namespace stasis::image

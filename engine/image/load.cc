@@ -2,6 +2,7 @@
 #include <sched.h>
 
 #include <cstring>
+#include <functional>
 
 #include "engine/image/check.h"
 
@@ -10,6 +11,9 @@ namespace {
 
 // Descriptor tables, by files_id: tasks that share one are read one image.
 using Tables = std::map<uint32_t, std::vector<FdinfoEntry>>;
+
+// Carries out a step: load() lets it throw, survey() keeps what it threw.
+using Attempt = std::function<void(const std::function<void()>&)>;
 
 PagemapImage read_pagemap(const ImageDir& dir, const std::string& stem) {
   PagemapImage pagemap;
@@ -38,26 +42,44 @@ void read_threads(const ImageDir& dir, TaskImage& task) {
   expect(task.threads.front().has_tc(), stem_of("core", task.tree.pid()), -1, "no tc");
 }
 
-TaskImage read_task(const ImageDir& dir, const PstreeEntry& tree, Tables& tables) {
-  TaskImage task;
-  task.tree = tree;
-  read_threads(dir, task);
-  uint32_t pid = tree.pid();
-  if (task.threads.front().has_ids())
-    task.ids = task.threads.front().ids();
-  else if (!task.dead() || dir.has(stem_of("ids", pid)))
-    task.ids = dir.one<TaskKobjIdsEntry>(stem_of("ids", pid));
-  if (task.dead()) return task;
-  task.mm = dir.one<MmEntry>(stem_of("mm", pid));
-  task.fs = dir.one<FsEntry>(stem_of("fs", pid));
-  uint32_t id = task.ids.files_id();
-  auto [table, is_new] = tables.try_emplace(id);
-  if (is_new) table->second = dir.all<FdinfoEntry>(stem_of("fdinfo", id));
-  task.fds = table->second;
-  PagemapImage pagemap = read_pagemap(dir, stem_of("pagemap", pid));
+void read_memory(const ImageDir& dir, TaskImage& task) {
+  task.mm = dir.one<MmEntry>(stem_of("mm", task.tree.pid()));
+  PagemapImage pagemap = read_pagemap(dir, stem_of("pagemap", task.tree.pid()));
   task.pagemap = std::move(pagemap.entries);
   task.pages_id = pagemap.pages_id;
+}
+
+TaskImage read_task(const ImageDir& dir, const PstreeEntry& tree, Tables& tables,
+                    const Attempt& attempt) {
+  TaskImage task;
+  task.tree = tree;
+  uint32_t pid = tree.pid();
+  attempt([&] { read_threads(dir, task); });
+  if (task.threads.empty()) task.threads.emplace_back();  // a survey: nothing known
+  attempt([&] {
+    if (task.threads.front().has_ids())
+      task.ids = task.threads.front().ids();
+    else if (!task.dead() || dir.has(stem_of("ids", pid)))
+      task.ids = dir.one<TaskKobjIdsEntry>(stem_of("ids", pid));
+  });
+  if (task.dead()) return task;
+  attempt([&] { task.fs = dir.one<FsEntry>(stem_of("fs", pid)); });
+  attempt([&] {
+    uint32_t id = task.ids.files_id();
+    auto [table, is_new] = tables.try_emplace(id);
+    if (is_new) table->second = dir.all<FdinfoEntry>(stem_of("fdinfo", id));
+    task.fds = table->second;
+  });
+  attempt([&] { read_memory(dir, task); });
   return task;
+}
+
+void read_tree(Checkpoint& image, const Attempt& attempt) {
+  std::vector<PstreeEntry> tree = image.dir.all<PstreeEntry>("pstree");
+  check_tree(tree, image.dir.limits());
+  Tables tables;
+  for (const PstreeEntry& entry : tree)
+    image.tasks.push_back(read_task(image.dir, entry, tables, attempt));
 }
 
 void read_files(Checkpoint& image) {
@@ -117,14 +139,22 @@ void read_ipc(Checkpoint& image, uint32_t id) {
                                  });
 }
 
+// A task may have a mount namespace of its own within the container.
+void read_mounts(Checkpoint& image) {
+  for (const TaskImage& task : image.tasks) {
+    uint32_t id = task.ids.mnt_ns_id();
+    if (!task.ids.has_mnt_ns_id() || id == image.inventory.root_ids().mnt_ns_id()) continue;
+    auto [mounts, is_new] = image.mounts.try_emplace(id);
+    if (is_new) mounts->second = image.dir.all<MntEntry>(stem_of("mountpoints", id));
+  }
+}
+
 void read_namespaces(Checkpoint& image) {
   const ImageDir& dir = image.dir;
   const TaskKobjIdsEntry& ids = image.root().ids;
   uint64_t own = image.namespaces();
   if (own & CLONE_NEWUTS) image.uts = dir.maybe_one<UtsnsEntry>(stem_of("utsns", ids.uts_ns_id()));
   if (own & CLONE_NEWIPC) read_ipc(image, ids.ipc_ns_id());
-  if (own & CLONE_NEWNS)
-    image.mounts[ids.mnt_ns_id()] = dir.all<MntEntry>(stem_of("mountpoints", ids.mnt_ns_id()));
   if (own & CLONE_NEWPID)
     image.pidns = dir.maybe_one<PidnsEntry>(stem_of("pidns", ids.pid_ns_id()));
   if (own & CLONE_NEWUSER)
@@ -154,39 +184,68 @@ void read_shared_memory(Checkpoint& image) {
   for (const SharedSegment& segment : image.segments) read(segment.entry.desc().id());
 }
 
-}  // namespace
-
-Checkpoint load(ImageDir dir) {
+Checkpoint read(ImageDir dir, const Attempt& attempt) {
   Checkpoint image;
   image.dir = std::move(dir);
   if (!image.dir.has("inventory"))
     throw Error("read image", "inventory.img")
         .because("there is none, so this directory holds no checkpoint")
         .hint("check the path; a checkpoint that failed halfway leaves no inventory.img");
-  image.inventory = image.dir.one<InventoryEntry>("inventory");
-  check_inventory(image.inventory);
-  std::vector<PstreeEntry> tree = image.dir.all<PstreeEntry>("pstree");
-  check_tree(tree, image.dir.limits());
-  Tables tables;
-  for (const PstreeEntry& entry : tree) image.tasks.push_back(read_task(image.dir, entry, tables));
-  expect(!image.root().dead(), "core-" + std::to_string(tree.front().pid()), -1,
-         "the first process is dead");
-  read_files(image);
-  read_namespaces(image);
-  read_shared_memory(image);
-
-  check_confinement(image);
-  check_namespaces(image);
-  for (const auto& [id, mounts] : image.mounts) check_mounts(stem_of("mountpoints", id), mounts);
-  check_files(image);
-  for (const TaskImage& task : image.tasks) {
-    check_task(image, task);
-    if (task.dead()) continue;
-    check_memory(image, task);
-    check_descriptors(image, task);
-  }
-  check_shared_memory(image);
+  attempt([&] {
+    image.inventory = image.dir.one<InventoryEntry>("inventory");
+    check_inventory(image.inventory);
+  });
+  attempt([&] { read_tree(image, attempt); });
+  if (image.tasks.empty()) return image;
+  attempt([&] {
+    expect(!image.root().dead(), stem_of("core", image.root().tree.pid()), -1,
+           "the first process is dead");
+  });
+  attempt([&] { read_mounts(image); });
+  attempt([&] { read_files(image); });
+  attempt([&] { read_namespaces(image); });
+  attempt([&] { read_shared_memory(image); });
   return image;
+}
+
+void check(const Checkpoint& image, const Attempt& attempt) {
+  attempt([&] { check_confinement(image); });
+  attempt([&] { check_namespaces(image); });
+  for (const auto& [id, mounts] : image.mounts)
+    attempt([&] { check_mounts(stem_of("mountpoints", id), mounts); });
+  attempt([&] { check_files(image); });
+  for (const TaskImage& task : image.tasks)
+    attempt([&] {
+      check_task(image, task);
+      if (task.dead()) return;
+      check_memory(image, task);
+      check_descriptors(image, task);
+    });
+  attempt([&] { check_shared_memory(image); });
+}
+
+}  // namespace
+
+Checkpoint load(ImageDir dir) {
+  Attempt strictly = [](const std::function<void()>& step) { step(); };
+  Checkpoint image = read(std::move(dir), strictly);
+  check(image, strictly);
+  return image;
+}
+
+Survey survey(ImageDir dir) {
+  Survey result;
+  Attempt leniently = [&](const std::function<void()>& step) {
+    try {
+      step();
+    } catch (const Error& error) {
+      result.complaints.push_back(error);
+    }
+  };
+  result.image = read(std::move(dir), leniently);
+  // The checks rely on what reading itself makes sure of.
+  if (result.complaints.empty()) check(result.image, leniently);
+  return result;
 }
 
 Checkpoint load(int dir, const Limits& limits) { return load(ImageDir::open(dir, limits)); }

@@ -52,6 +52,13 @@ std::optional<std::string> mountable_type(const image::MntEntry& entry) {
   return std::nullopt;
 }
 
+std::string type_name(const image::MntEntry& entry) {
+  if (!entry.fsname().empty()) return entry.fsname();
+  for (const auto& type : fs_types)
+    if (entry.fstype() == static_cast<uint32_t>(type.code)) return std::string(type.name);
+  return {};
+}
+
 std::vector<MountOption> split_options(std::string_view options) {
   std::vector<MountOption> result;
   for (size_t at = 0; at < options.size();) {

@@ -18,6 +18,9 @@ image::Fstype fstype_code(std::string_view name);
 // The name to mount the entry's file system by, if that can be done.
 std::optional<std::string> mountable_type(const image::MntEntry& entry);
 
+// The type's name; empty for those that the format has no number for.
+std::string type_name(const image::MntEntry& entry);
+
 // One mount option: "mode=755" or "ro" (no value).
 struct MountOption {
   std::string name;

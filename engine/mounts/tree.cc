@@ -97,9 +97,7 @@ void Planner::name_externals() {
   for (size_t i = 0; i < tree_.nodes.size(); ++i) {
     auto& node = tree_.nodes[i];
     if (node.how == How::root) continue;
-    // Early images have the key in place of the root.
-    if (node.entry->ext_mount()) node.key = node.entry->root();
-    if (node.entry->has_ext_key()) node.key = node.entry->ext_key();
+    node.key = external_key(*node.entry);
     if (!node.key.empty()) node.how = How::external;
   }
 }
@@ -230,6 +228,12 @@ Tree Planner::finish() {
 }
 
 }  // namespace
+
+std::string external_key(const image::MntEntry& entry) {
+  // Early images have the key in place of the root.
+  if (entry.has_ext_key()) return entry.ext_key();
+  return entry.ext_mount() ? entry.root() : std::string();
+}
 
 bool is_beneath(const std::string& path, const std::string& base) {
   if (base == "/") return path.starts_with('/');

@@ -43,6 +43,9 @@ struct Tree {
 // outlive the tree. Throws Error naming the mount.
 Tree plan_tree(const std::vector<image::MntEntry>& entries);
 
+// The name that an external mount has in the image; empty for all others.
+std::string external_key(const image::MntEntry& entry);
+
 // "/dev/shm (tmpfs)" for messages.
 std::string describe(const image::MntEntry& entry);
 
