@@ -76,7 +76,8 @@ std::vector<RecordedSource> sources_of(const mountmap::MountMap& map) {
   std::vector<RecordedSource> sources;
   for (const mountmap::MapRow& row : map.rows)
     if (row.kind == mountmap::MountClass::external &&
-        row.external != mountmap::ExternalKind::masked)
+        row.external != mountmap::ExternalKind::masked &&
+        row.external != mountmap::ExternalKind::cgroup)
       sources.push_back({row.key, row.source, row.root});
   return sources;
 }

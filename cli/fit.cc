@@ -16,6 +16,9 @@
 #include "engine/mounts/tree.h"
 #include "kernel/fs.h"
 #include "mountmap/paths.h"
+#include "rpc/option_names.h"
+#include "rpc/plans.h"
+#include "rpc/server.h"
 
 namespace stasis::cli {
 namespace {
@@ -121,8 +124,9 @@ class Comparison {
       return find(Severity::obstacle, point, fmt::format("has no source: {} is gone", source),
                   "put it back" + or_map(wanted.key));
     compare_kind(wanted, source, now->directory);
+    if (!given->second.mount) return;
     compare_record(wanted, source, *now);
-    if (given->second.mount) compare_access(*wanted.entry, read_only(*given->second.mount));
+    compare_access(*wanted.entry, read_only(*given->second.mount));
   }
 
   static std::string or_map(const std::string& key) {
@@ -269,6 +273,20 @@ void add_cgroups(const oci::ConfigMount& mount, std::map<std::string, Given>& gi
   }
 }
 
+// The engine reads these too when runc calls it, and they win.
+void add_engine_configuration(const oci::Config& config, std::map<std::string, Given>& given) {
+  auto annotation = config.annotations.find("org.criu.config");
+  std::string by_runc =
+      annotation == config.annotations.end() ? "/etc/criu/runc.conf" : annotation->second;
+  rpc::Settings settings;
+  rpc::apply_config_file(settings, rpc::EngineCalls{}.default_config);
+  if (!by_runc.empty()) rpc::apply_config_file(settings, by_runc);
+  for (const std::string& text : settings.opts.external())
+    if (rpc::External external = rpc::parse_external(text);
+        external.kind == "mnt" && !external.id.empty())
+      given[external.id] = {external.value, nullptr};
+}
+
 }  // namespace
 
 std::vector<Wanted> wanted_sources(const image::Checkpoint& image) {
@@ -298,6 +316,7 @@ std::map<std::string, Given> given_sources(const oci::Config& config) {
   for (const char* device : default_devices) given[device] = {device, nullptr};
   for (const oci::ConfigDevice& device : config.devices)
     given[device.path] = {device.path, nullptr};
+  add_engine_configuration(config, given);
   return given;
 }
 

@@ -21,7 +21,8 @@ struct Wanted {
 std::vector<Wanted> wanted_sources(const image::Checkpoint& image);
 
 // What runc names as source of a key. `mount` is null for what config.json
-// doesn't list as a mount: devices, masks, cgroup v1 controllers.
+// doesn't list as a mount: devices, masks, cgroup v1 controllers, and what CRIU's
+// configuration files name.
 struct Given {
   std::string source;
   const oci::ConfigMount* mount = nullptr;

@@ -114,6 +114,52 @@ TEST_CASE("a directory without an inventory holds no checkpoint") {
   CHECK_THROWS_WITH(load(ImageDir::of(images)), Catch::Contains("inventory.img"));
 }
 
+TEST_CASE("a survey shows what load() refuses") {
+  Images images = golden("criu-4.2/demo");
+  CHECK(survey(ImageDir::of(images)).complaints.empty());
+  images["mm-6"] = "junk";
+  images["fdinfo-2"].resize(images["fdinfo-2"].size() - 1);
+  images.erase("core-7");
+  CHECK_THROWS_AS(load(ImageDir::of(images)), Error);
+  Survey found = survey(ImageDir::of(images));
+  REQUIRE(found.image.tasks.size() == 4);
+  CHECK(found.image.root().core().comm() == "sh");
+  CHECK(found.image.root().fds.empty());
+  CHECK_FALSE(found.image.tasks[1].fds.empty());
+  CHECK(found.image.tasks[1].mm.vmas_size() == 0);
+  CHECK(found.image.mounts.at(found.image.root().ids.mnt_ns_id()).size() == 30);
+  REQUIRE(found.complaints.size() == 3);
+  CHECK(found.complaints[0].subject() == "fdinfo-2.img");
+  CHECK(found.complaints[1].subject() == "mm-6.img");
+  CHECK(found.complaints[2].subject() == "core-7.img");
+}
+
+TEST_CASE("a survey of a container whose tasks have mount namespaces of their own") {
+  Images images = golden("criu-4.2/demo");
+  Checkpoint whole = load(ImageDir::of(images));
+  TaskKobjIdsEntry ids = whole.tasks[1].ids;
+  ids.set_mnt_ns_id(77);
+  std::string& file = images["ids-6"];
+  std::string body = ids.SerializeAsString();
+  auto size = static_cast<uint32_t>(body.size());
+  file = file.substr(0, 8) + std::string(reinterpret_cast<const char*>(&size), 4) + body;
+  images["mountpoints-77"] = images.at("mountpoints-13");
+  Survey found = survey(ImageDir::of(images));
+  CHECK(found.image.mounts.size() == 2);
+  CHECK(found.image.mounts.at(77).size() == 30);
+  REQUIRE(found.complaints.size() == 1);
+  CHECK_THAT(found.complaints[0].what(), Catch::Contains("mount namespace of its own"));
+}
+
+TEST_CASE("a survey of nothing but an inventory") {
+  Images images = golden("criu-4.2/demo");
+  Survey found = survey(ImageDir::of({{"inventory", images.at("inventory")}}));
+  CHECK(found.image.tasks.empty());
+  REQUIRE(found.complaints.size() == 1);
+  CHECK(found.complaints[0].subject() == "pstree.img");
+  CHECK_THROWS_AS(survey(ImageDir::of({})), Error);
+}
+
 TEST_CASE("a checkpoint loads from a directory as from memory") {
   UniqueFd dir = kernel::open(STASIS_FIXTURES "/images/criu-4.2/demo", O_RDONLY | O_DIRECTORY);
   CHECK(load(dir.get()).tasks.size() == 4);

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/text.h"
+#include "cli/image_view.h"
 #include "engine/image/checkpoint.h"
 
 using namespace stasis;
@@ -70,6 +71,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   auto shown = std::next(images.begin(), static_cast<long>(size % images.size()));
   image::to_text(shown->first, shown->second);
   try {
+    cli::view(image::survey(image::ImageDir::of(images)).image);
     image::load(image::ImageDir::of(std::move(images)));
   } catch (const Error&) {  // refused, as most should be
   }
