@@ -12,6 +12,7 @@
 #include <optional>
 #include <set>
 
+#include "cli/image_view.h"
 #include "engine/mounts/fs_types.h"
 #include "engine/mounts/tree.h"
 #include "kernel/fs.h"
@@ -56,6 +57,12 @@ bool read_only(const oci::ConfigMount& mount) {
   return result;
 }
 
+// "/etc/hosts//deleted" is not below "/etc/hosts".
+bool is_below(const std::string& path, const std::string& directory) {
+  return path.size() > directory.size() + 1 && path.starts_with(directory) &&
+         path[directory.size()] == '/' && path[directory.size() + 1] != '/';
+}
+
 class Comparison {
  public:
   Comparison(const image::Checkpoint& image, const oci::Config& config,
@@ -69,6 +76,7 @@ class Comparison {
   }
 
   std::vector<MapFinding> run() {
+    if (mounts_.empty()) return {};  // in the dumper's own mount namespace
     compare_tree();
     compare_root();
     for (const Wanted& wanted : wanted_sources(image_)) compare_external(wanted);
@@ -86,7 +94,8 @@ class Comparison {
     try {
       engine::mounts::plan_tree(mounts_);
     } catch (const Error& error) {
-      findings_.push_back({Severity::obstacle, error.subject(), error.cause(), error.remedy()});
+      findings_.push_back({Severity::obstacle, "mount " + error.subject(),
+                           "can't be built again: " + error.cause(), error.remedy()});
     }
   }
 
@@ -163,8 +172,9 @@ class Comparison {
     for (const auto& [id, file] : image_.files) {
       const image::RegFileEntry& regular = file.reg();
       if (regular.mnt_id() != static_cast<int32_t>(entry.mnt_id())) continue;
-      if (regular.name() != entry.mountpoint()) return true;
-      if (regular.has_mode()) return S_ISDIR(regular.mode());
+      if (is_below(regular.name(), entry.mountpoint())) return true;
+      if (regular.name() == entry.mountpoint() && regular.has_mode())
+        return S_ISDIR(regular.mode());
     }
     return std::nullopt;
   }
@@ -209,6 +219,19 @@ class Comparison {
              fmt::format("comes from {}, which was replaced since the checkpoint", source), "");
       return;
     }
+    compare_place(*wanted.entry, source);
+  }
+
+  // An image that no stasis recorded tells the path in the file system alone.
+  void compare_place(const MntEntry& entry, const std::string& source) {
+    std::error_code error;
+    std::string path = std::filesystem::canonical(source, error).string();
+    const mountmap::Mount* mount = error ? nullptr : host_.at(path);
+    if (!mount || mountmap::rebase(path, mount->mountpoint, mount->root) == entry.root()) return;
+    find(Severity::note, entry.mountpoint(),
+         fmt::format("comes from {}; at the checkpoint it was {} on {}", source, entry.root(),
+                     entry.source()),
+         "");
   }
 
   // A mount of config.json: where is it in the image?
@@ -216,7 +239,7 @@ class Comparison {
     std::string key = key_of(config_, mount.destination);
     if (mount.bind() && used_.contains(key)) return;
     const MntEntry* same = nullptr;
-    for (const MntEntry* entry : in_order()) {
+    for (const MntEntry* entry : in_order(mounts_)) {
       if (entry->mountpoint() != key || is_root(*entry)) continue;
       if (!same || engine::mounts::type_name(*entry) == mount.type) same = entry;
     }
@@ -249,16 +272,11 @@ class Comparison {
          "is in config.json but not in the checkpoint: the restored container won't have it", "");
   }
 
-  std::vector<const MntEntry*> in_order() const {
-    std::vector<const MntEntry*> result;
-    for (auto entry = mounts_.rbegin(); entry != mounts_.rend(); ++entry) result.push_back(&*entry);
-    return result;
-  }
-
   const image::Checkpoint& image_;
   const oci::Config& config_;
   const std::vector<RecordedSource>& recorded_;
   const std::vector<MntEntry>& mounts_;
+  mountmap::MountTable host_ = mountmap::MountTable::read(getpid());
   std::map<std::string, Given> given_;
   std::set<uint32_t> ids_;
   std::set<std::string> used_;
@@ -298,9 +316,9 @@ std::vector<Wanted> wanted_sources(const image::Checkpoint& image) {
         result.push_back({node.entry, key_in(*node.entry, node.key)});
   } catch (const Error&) {  // compare() tells it
     result.clear();
-    for (auto entry = mounts.rbegin(); entry != mounts.rend(); ++entry)
+    for (const MntEntry* entry : in_order(mounts))
       if (std::string key = engine::mounts::external_key(*entry); !key.empty())
-        result.push_back({&*entry, key_in(*entry, key)});
+        result.push_back({entry, key_in(*entry, key)});
   }
   return result;
 }

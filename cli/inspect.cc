@@ -243,7 +243,8 @@ void add_diff(Json& json, std::vector<MapFinding>& findings, const InspectOption
 
 int inspect(const InspectOptions& given, FILE* out) {
   InspectOptions options = given;
-  bool is_path = options.image.find('/') != options.image.npos || fs::exists(options.image);
+  bool is_path =
+      options.image.find('/') != options.image.npos || fs::exists(options.image + "/inventory.img");
   if (!is_path) options.image = default_image_dir(options.image);
   Manifest manifest = read_manifest(options.image);
   UniqueFd dir = kernel::open(options.image, O_RDONLY | O_DIRECTORY);

@@ -138,10 +138,41 @@ def inspect_diff(env):
             config["root"]["readonly"] = False
             mount_of(config, "/etc/hostname")["options"] = ["rbind", "rw"]
         lines = diff(other_bundle(c, "more", more), True)
+        expect(told(lines, "note", "/data", f"it was {c.bundle}/data"), lines)
         expect(told(lines, "warning", "/mnt/more", "won't have it"), lines)
         expect(told(lines, "warning", "mount / ", "read-only"), lines)
         expect(told(lines, "warning", "/etc/hostname", "read-only"), lines)
-        expect(len(lines) == 3, lines)
+        expect(len([line for line in lines if not line.startswith("note")]) == 3, lines)
+
+
+@scenario
+def inspect_diff_volumes(env):
+    """Binds below one another, below tmpfs and through symlinks fit the bundle that they are from."""
+    env.only_stasis()
+
+    def change(config):
+        add = config["mounts"].append
+        add({"destination": "/data/deep", "type": "bind", "source": "deep", "options": ["bind"]})
+        add({"destination": "/linked/below", "type": "bind", "source": "link", "options": ["rbind", "ro"]})
+        add({"destination": "/tmp/below", "type": "bind", "source": "deep", "options": ["rbind"]})
+        config["root"]["readonly"] = False
+        config["linux"]["namespaces"].append({"type": "cgroup"})
+    with Container(env, "counter", change=change) as c:
+        (c.bundle / "deep").mkdir()
+        (c.bundle / "link").symlink_to("deep")
+        (c.bundle / "data/deep").mkdir()
+        (c.bundle / "rootfs/real").mkdir()
+        (c.bundle / "rootfs/linked").symlink_to("/real")
+        c.start()
+        image = c.checkpoint(door="cli")
+        shown = json.loads(c.stasis("inspect", image, "--diff", c.bundle, "--json").stdout)
+        expect(shown["fits"] and not shown["findings"], shown["findings"])
+        expect(shown["made_by"] == "stasis" and shown["id"] == c.name, shown)
+        for name in ("ask", "answer"):
+            (c.data / name).unlink(missing_ok=True)
+        result = run(env.stasis, "restore", c.name, "--image", image)
+        expect(not result.stderr, result.stderr)
+        c.ask()
 
 
 @scenario
