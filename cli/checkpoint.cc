@@ -142,6 +142,7 @@ int checkpoint(const CheckpointOptions& options, FILE* out) {
   ContainerQuery query;
   query.id = options.id;
   query.runc_root = options.runc_root;
+  query.policy_file = options.policy_file;
   Container container = open_container(query);
   refuse_obstacles(options, container);
   engine::DumpPlan plan = make_plan(options, container);

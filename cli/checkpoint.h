@@ -13,6 +13,7 @@ struct CheckpointOptions {
   std::string image;  // empty: the default place
   std::string runc_root{oci::default_runc_root};
   std::string runtime = "runc";
+  std::string policy_file;  // empty: the machine's
   bool leave_running = false;
   bool tcp_established = false, file_locks = false, ext_unix_sk = false, shell_job = false;
   bool json = false;

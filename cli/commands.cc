@@ -85,6 +85,11 @@ class CommandLine {
         ->type_name("DIR")
         ->excludes(id, pid);
     add_root(*command, plan_.container.runc_root);
+    command
+        ->add_option("--policy", which.policy_file,
+                     "Try this policy file in place of /etc/stasis/policy.yaml")
+        ->type_name("FILE");
+    which.policy_on_trial = true;
     command->add_flag("--json", plan_.json, "For programs");
     command->footer(
         "Examples:\n"
@@ -115,6 +120,10 @@ class CommandLine {
     command->add_flag("--ext-unix-sk", o.ext_unix_sk, "Allow unix sockets that lead outside");
     command->add_flag("--shell-job", o.shell_job, "Allow a terminal that isn't the container's");
     add_root(*command, o.runc_root);
+    command
+        ->add_option("--policy", o.policy_file,
+                     "Policy file for this checkpoint (/etc/stasis/policy.yaml)")
+        ->type_name("FILE");
     add_runtime(*command, o.runtime);
     command->add_flag("--json", o.json, "For programs");
     command->footer(

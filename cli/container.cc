@@ -50,8 +50,10 @@ void open_running(Container& container, const oci::RuncState& state) {
   container.cgroups = state.cgroup_paths;
   container.config = oci::read_config(state.bundle);
   auto created = hook::load_record(hook::default_state_dir, state.id);
-  container.map =
-      mountmap::map_process(state.init_pid, &*container.config, created ? &*created : nullptr);
+  mountmap::PolicySubject subject{state.id, &*container.config};
+  mountmap::PolicyView view{container.policy, subject};
+  container.map = mountmap::map_process(state.init_pid, &*container.config,
+                                        created ? &*created : nullptr, "/", &view);
   container.state = state;
 }
 
@@ -63,6 +65,11 @@ uint64_t namespace_inode(pid_t pid, const std::string& kind) {
 
 Container open_container(const ContainerQuery& query) {
   Container container;
+  container.policy = query.policy_file.empty()
+                         ? mountmap::load_policy()
+                         : mountmap::load_policy(query.policy_file, !query.policy_on_trial);
+  mountmap::PolicySubject subject;
+  mountmap::PolicyView view{container.policy, subject};
   std::optional<oci::RuncState> state;
   if (!query.id.empty()) {
     state = oci::find_container(query.id, query.runc_root);
@@ -77,11 +84,13 @@ Container open_container(const ContainerQuery& query) {
     open_running(container, *state);
   } else if (query.pid > 0) {
     container.init = query.pid;
-    container.map = mountmap::map_process(query.pid, nullptr, nullptr);
+    container.map = mountmap::map_process(query.pid, nullptr, nullptr, "/", &view);
   } else {
     container.bundle = std::filesystem::absolute(query.bundle);
     container.config = oci::read_config(container.bundle);
+    subject.config = &*container.config;
     container.map = mountmap::map_config(*container.config);
+    mountmap::apply_policy(container.map, container.policy, subject);
     mountmap::examine_config(container.map);
   }
   return container;
@@ -94,6 +103,10 @@ engine::DumpPlan build_dump_plan(const Container& container) {
   plan.root = container.init;
   plan.mounts = container.map.table;
   plan.external_mounts = container.map.external_mounts();
+  plan.skipped_mounts = container.map.skipped_mounts();
+  plan.content_mounts = container.map.content_mounts();
+  plan.recreated_mounts = container.map.recreated_mounts();
+  if (container.policy.ghost_limit) plan.ghost_limit = *container.policy.ghost_limit;
   // The freezer of cgroup v1 where that is in use, else v2's.
   for (const char* controller : {"freezer", ""})
     if (auto cgroup = container.cgroups.find(controller);

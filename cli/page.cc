@@ -43,6 +43,7 @@ void Page::table(const std::vector<Cells>& rows) {
 
 std::string_view style_of(mountmap::MountClass kind) {
   if (kind == mountmap::MountClass::external) return "33";
+  if (kind == mountmap::MountClass::skipped) return "31";
   return kind == mountmap::MountClass::root ? "1" : "32";
 }
 

@@ -11,6 +11,7 @@
 
 #include "engine/plan.h"
 #include "mountmap/mount_map.h"
+#include "mountmap/policy.h"
 #include "oci/config.h"
 #include "oci/state.h"
 
@@ -21,6 +22,8 @@ struct ContainerQuery {  // one of the first three
   pid_t pid = 0;
   std::string bundle;
   std::string runc_root{oci::default_runc_root};
+  std::string policy_file;       // empty: the machine's
+  bool policy_on_trial = false;  // shown only: anybody may have written it
 };
 
 struct Container {
@@ -30,6 +33,7 @@ struct Container {
   std::optional<oci::RuncState> state;
   std::optional<oci::Config> config;
   mountmap::MountMap map;
+  mountmap::Policy policy;
   std::map<std::string, std::string> cgroups;  // controller ("" for v2) -> directory
 };
 

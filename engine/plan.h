@@ -54,6 +54,10 @@ struct DumpPlan {
   mountmap::MountTable mounts;                 // of the root task
   std::map<int, std::string> external_mounts;  // mount id -> key written to the image
   std::set<int> skipped_mounts;                // mount ids left out
+  // Mounts of the host's file systems, not external: their data comes back in
+  // one of the container's own. Mount id -> shows a directory, not a file.
+  std::map<int, bool> content_mounts;
+  std::set<int> recreated_mounts;                       // mount ids; come back empty
   std::map<uint64_t, std::string> external_namespaces;  // ns inode -> key ("extRootNetNS")
   bool leave_running = false;
   bool durable = false;  // the image is on disk before any task is killed

@@ -10,6 +10,8 @@ std::string_view name_of(MountClass kind) {
       return "own";
     case MountClass::external:
       return "external";
+    case MountClass::skipped:
+      return "skipped";
   }
   return "";
 }
@@ -28,6 +30,24 @@ std::string_view name_of(ExternalKind kind) {
       return "device";
     case ExternalKind::cgroup:
       return "cgroup";
+  }
+  return "";
+}
+
+std::string_view name_of(Action action) {
+  switch (action) {
+    case Action::keep:
+      return "keep";
+    case Action::remap:
+      return "remap";
+    case Action::content:
+      return "content";
+    case Action::recreate:
+      return "recreate";
+    case Action::skip:
+      return "skip";
+    case Action::refuse:
+      return "refuse";
   }
   return "";
 }
@@ -75,6 +95,11 @@ nlohmann::json to_json(const MapRow& row) {
     if (row.mount.unique_id != 0) json["unique_id"] = row.mount.unique_id;
   }
   if (!row.source.empty()) json["source"] = row.source;
+  if (!row.rule.empty()) {
+    json["action"] = name_of(row.action);
+    json["rule"] = row.rule;
+  }
+  if (!row.remapped.empty()) json["remapped"] = row.remapped;
   if (row.kind == MountClass::external) {
     json["kind"] = name_of(row.external);
     json["key"] = row.key;

@@ -9,8 +9,9 @@
 
 namespace stasis::mountmap {
 
-std::string_view name_of(MountClass kind);    // "root", "own", "external"
+std::string_view name_of(MountClass kind);    // "root", "own", "external", "skipped"
 std::string_view name_of(ExternalKind kind);  // "directory", ... "" for none
+std::string_view name_of(Action action);      // as in the policy file
 std::string_view name_of(Severity severity);  // "note", "warning", "obstacle"
 
 nlohmann::json to_json(const MapRow& row);

@@ -80,8 +80,9 @@ class Mapper {
     done_.insert(row.mount.id);
   }
 
-  void find(Severity severity, const std::string& point, std::string what, std::string remedy) {
-    findings_.push_back({severity, "mount " + point, std::move(what), std::move(remedy)});
+  void find(Severity severity, const std::string& point, std::string what, std::string remedy,
+            int mount = 0) {
+    findings_.push_back({severity, "mount " + point, std::move(what), std::move(remedy), mount});
   }
 
   // Where the host shows the root of this mount.
@@ -250,7 +251,8 @@ class Mapper {
                      row.source),
          fmt::format("add a bind mount with destination {} to config.json before the container is "
                      "created, or unmount it inside",
-                     row.mount.mountpoint));
+                     row.mount.mountpoint),
+         row.mount.id);
   }
 
   void unknown(MapRow& row) {
@@ -281,7 +283,8 @@ class Mapper {
         find(Severity::obstacle, row.mount.mountpoint,
              fmt::format("is external twice: {} and {} stand on the same mountpoint",
                          first->second->source, row.source),
-             "unmount one of them, or give them different destinations in config.json");
+             "unmount one of them, or give them different destinations in config.json",
+             row.mount.id);
     }
   }
 
@@ -321,6 +324,28 @@ std::map<int, std::string> MountMap::external_mounts() const {
   for (const auto& row : rows)
     if (row.kind == MountClass::external) keys.emplace(row.mount.id, row.key);
   return keys;
+}
+
+std::set<int> MountMap::skipped_mounts() const {
+  std::set<int> ids;
+  for (const auto& row : rows)
+    if (row.kind == MountClass::skipped) ids.insert(row.mount.id);
+  return ids;
+}
+
+std::map<int, bool> MountMap::content_mounts() const {
+  std::map<int, bool> ids;
+  for (const auto& row : rows)
+    if (row.kind == MountClass::own && row.action == Action::content)
+      ids.emplace(row.mount.id, row.root.directory);
+  return ids;
+}
+
+std::set<int> MountMap::recreated_mounts() const {
+  std::set<int> ids;
+  for (const auto& row : rows)
+    if (row.kind == MountClass::own && row.action == Action::recreate) ids.insert(row.mount.id);
+  return ids;
 }
 
 KeyedMounts external_from_keys(const MountTable& table, const MountTable& host,

@@ -10,6 +10,7 @@
 #include <functional>
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -20,8 +21,11 @@
 
 namespace stasis::mountmap {
 
-enum class MountClass { root, own, external };
+enum class MountClass { root, own, external, skipped };
 enum class ExternalKind { none, directory, file, masked, device, cgroup };
+
+// What a rule of the policy wants done with a mount (mountmap/policy.h).
+enum class Action { keep, remap, content, recreate, skip, refuse };
 
 // What a file is, whatever path leads to it. Inode numbers are used again, so
 // the time of birth belongs to it where the file system keeps one.
@@ -44,6 +48,9 @@ struct MapRow {
   std::string source;  // the host's path, symbolic links not resolved
   std::string reason;  // why it is so, for people
   FileIdentity root;   // of the mount's root; unknown for hidden mounts
+  Action action = Action::keep;
+  std::string rule;      // where the rule stands that decided, empty: none did
+  std::string remapped;  // what a restore on this host would bind in place of the source
 };
 
 enum class Severity { note, warning, obstacle };
@@ -51,6 +58,8 @@ enum class Severity { note, warning, obstacle };
 struct MapFinding {
   Severity severity = Severity::note;
   std::string subject, what, remedy;
+  int mount = 0;       // the id of the mount it is about, 0: of none
+  std::string rule{};  // the policy's rule that it comes from, if it does
 };
 
 struct MountMap {
@@ -60,6 +69,11 @@ struct MountMap {
 
   // mount id -> key, as engine::DumpPlan wants it.
   std::map<int, std::string> external_mounts() const;
+  // Likewise: left out; taken into the image though not the container's own;
+  // made anew, empty.
+  std::set<int> skipped_mounts() const;
+  std::map<int, bool> content_mounts() const;  // whether it shows a directory
+  std::set<int> recreated_mounts() const;
 };
 
 struct MapInput {
@@ -93,11 +107,20 @@ void examine_config(MountMap& map);
 // A source path as it is now. Nothing where nothing is there.
 std::optional<FileIdentity> identify(const std::string& path);
 
-// The map of a live process, sources examined. `rootfs`: where its root will
+struct Policy;
+struct PolicySubject;
+
+// A policy, and for whom it decides.
+struct PolicyView {
+  const Policy& policy;
+  const PolicySubject& subject;
+};
+
+// The map of a live process, the policy applied, sources examined. `rootfs`: where its root will
 // be while it has not pivoted there yet (in a hook); no rows when nothing is
 // mounted there.
 MountMap map_process(pid_t pid, const oci::Config* config, const SourceRecord* created,
-                     std::string rootfs = "/");
+                     std::string rootfs = "/", const PolicyView* policy = nullptr);
 
 // For doors that are given keys (mountpoints inside the container) and values
 // (names in the image) instead of a configuration. A key means one mount, the

@@ -9,6 +9,7 @@
 
 #include "kernel/fs.h"
 #include "mountmap/mount_map.h"
+#include "mountmap/policy.h"
 
 #ifndef STATX_MNT_ID_UNIQUE
 #define STATX_MNT_ID_UNIQUE 0x4000U  // Linux 6.8
@@ -76,6 +77,7 @@ class Examiner {
 
   void examine(MapRow& row) {
     row_ = &row;
+    if (!row.remapped.empty()) return;  // where a restore binds it from is its host's matter
     if (row.source.empty()) {
       find(Severity::obstacle, "the host shows its source nowhere",
            "mount it on the host again, or unmount it inside the container");
@@ -130,8 +132,8 @@ class Examiner {
   }
 
   void find(Severity severity, std::string what, std::string remedy) {
-    map_.findings.push_back(
-        {severity, "mount " + row_->mount.mountpoint, std::move(what), std::move(remedy)});
+    map_.findings.push_back({severity, "mount " + row_->mount.mountpoint, std::move(what),
+                             std::move(remedy), row_->mount.id});
   }
 
   MountMap& map_;
@@ -196,14 +198,14 @@ std::optional<FileIdentity> identify(const std::string& path) {
 void examine_sources(MountMap& map, int root, const SourceRecord* created) {
   Examiner examiner(map, created);
   for (auto& row : map.rows) {
-    if (row.kind != MountClass::external) continue;
-    look_at_root(row, root);
-    examiner.examine(row);
+    bool external = row.kind == MountClass::external;
+    if (external || row.action == Action::content) look_at_root(row, root);
+    if (external) examiner.examine(row);
   }
 }
 
 MountMap map_process(pid_t pid, const oci::Config* config, const SourceRecord* created,
-                     std::string rootfs) {
+                     std::string rootfs, const PolicyView* policy) {
   auto container = MountTable::read(pid);
   auto host = MountTable::read(getpid());
   UniqueFd root = open_root(pid, rootfs);
@@ -220,7 +222,9 @@ MountMap map_process(pid_t pid, const oci::Config* config, const SourceRecord* c
                    return resolve_inside(root.get(), container, path);
                  }};
   MountMap map = make_map(input);
+  if (policy) apply_policy(map, policy->policy, policy->subject);
   examine_sources(map, root.get(), created);
+  if (policy) examine_content(map, root.get(), policy->policy);
   return map;
 }
 

@@ -1,6 +1,7 @@
 #include <sys/syscall.h>
 
 #include "engine/image/checkpoint.h"
+#include "engine/mounts/archive.h"
 #include "engine/mounts/fresh.h"
 #include "engine/mounts/fs_types.h"
 #include "engine/mounts/hidden.h"
@@ -33,6 +34,14 @@ const std::vector<image::MntEntry>& entries_of_root(const image::Checkpoint& che
   return entries->second;
 }
 
+// Devices of which the image holds the content.
+std::set<uint32_t> stored_in(const image::Checkpoint& checkpoint) {
+  std::set<uint32_t> devices;
+  for (const auto& entry : entries_of_root(checkpoint))
+    if (checkpoint.dir.has(archive_of(entry.root_dev()))) devices.insert(entry.root_dev());
+  return devices;
+}
+
 bool is_directory(int fd) { return S_ISDIR(kernel::stat_fd(fd, STATX_TYPE).stx_mode); }
 
 }  // namespace
@@ -41,7 +50,7 @@ struct Builder::State {
   State(const image::Checkpoint& checkpoint, const RestorePlan& restore_plan, Log& its_log)
       : plan(restore_plan),
         log(its_log),
-        tree(plan_tree(entries_of_root(checkpoint))),
+        tree(plan_tree(entries_of_root(checkpoint), stored_in(checkpoint))),
         hidden(hidden_files(checkpoint)) {}
 
   void hold_sources(const image::ImageDir& images);
@@ -89,7 +98,7 @@ FreshMount Builder::State::prepare(const image::MntEntry& entry, const image::Im
   result.cgroup_options = entry.options();
   if (entry.fstype() == image::TMPFS) {
     // Early images are named by the mount.
-    std::string stem = "tmpfs-dev-" + std::to_string(entry.root_dev()) + ".tar.gz";
+    std::string stem = archive_of(entry.root_dev());
     std::string early = "tmpfs-" + std::to_string(entry.mnt_id()) + ".tar.gz";
     result.content = images.raw(!images.has(stem) && images.has(early) ? early : stem);
   }
@@ -142,8 +151,14 @@ UniqueFd Builder::State::bind(Staging& staging, const Node& node) {
 // Attached nowhere and private.
 UniqueFd Builder::State::make(Staging& staging, int i) {
   const Node& node = tree.nodes[i];
-  if (node.how == How::fresh) return make_fresh(fresh[i]);
   UniqueFd mount;
+  if (node.how == How::fresh) {
+    mount = make_fresh(fresh[i]);
+    if (node.subpath.empty()) return mount;
+    staging.attach(mount.get());
+    UniqueFd part = kernel::open_in(mount.get(), node.subpath, O_PATH | O_NOFOLLOW, within_mount);
+    return kernel::open_tree(part.get(), "", OPEN_TREE_CLONE);
+  }
   if (node.how == How::bind) {
     mount = bind(staging, node);
   } else {

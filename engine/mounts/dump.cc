@@ -8,6 +8,7 @@
 #include "engine/mounts/archive.h"
 #include "engine/mounts/fs_types.h"
 #include "engine/mounts/mounts.h"
+#include "engine/mounts/taken.h"
 #include "engine/mounts/tree.h"
 #include "engine/mounts/view.h"
 #include "kernel/fs.h"
@@ -43,7 +44,7 @@ Surroundings look_around(const DumpPlan& plan) {
   if (!result.cgroup_base.empty())
     result.own_cgroups = kernel::read_link("/proc/self/ns/cgroup") !=
                          kernel::read_link("/proc/" + std::to_string(plan.root) + "/ns/cgroup");
-  if (any_shared)
+  if (any_shared || !plan.content_mounts.empty() || !plan.recreated_mounts.empty())
     result.host = mountmap::MountTable::parse(kernel::read_file("/proc/self/mountinfo"));
   return result;
 }
@@ -102,10 +103,16 @@ image::MntEntry describe(const Mount& mount, const DumpPlan& plan, const Surroun
   return entry;
 }
 
-// In the image's order, the last mount first.
-std::vector<image::MntEntry> describe_all(const DumpPlan& plan) {
+struct Description {
+  std::vector<image::MntEntry> entries;  // in the image's order, the last mount first
+  std::vector<Taken> taken;
+  Tree tree;
+};
+
+Description describe_all(const DumpPlan& plan) {
   auto around = look_around(plan);
-  std::vector<image::MntEntry> entries;
+  Description result;
+  auto& entries = result.entries;
   const auto& mounts = plan.mounts.mounts();
   for (auto mount = mounts.rbegin(); mount != mounts.rend(); ++mount) {
     if (plan.skipped_mounts.count(mount->id)) continue;
@@ -115,7 +122,11 @@ std::vector<image::MntEntry> describe_all(const DumpPlan& plan) {
           .hint("Mount it without an id mapping.");
     entries.push_back(describe(*mount, plan, around));
   }
-  return entries;
+  result.taken = take_in(plan, around.host, entries);
+  std::set<uint32_t> stored;
+  for (const auto& taken : result.taken) stored.insert(taken.device);
+  result.tree = plan_tree(entries, stored);
+  return result;
 }
 
 // Messages in a POSIX queue are in no image.
@@ -135,25 +146,13 @@ void refuse_queues(int view, const std::string& mountpoint) {
   }
 }
 
-}  // namespace
-
-std::vector<Finding> obstacles(const DumpPlan& plan) {
-  try {
-    plan_tree(describe_all(plan));
-    return {};
-  } catch (const Error& error) {
-    return {{error.subject(), error.cause(), error.remedy()}};
-  }
-}
-
-void dump(const DumpPlan& plan, uint32_t ns_id, image::ImageWriter& writer, Log& log) {
-  auto entries = describe_all(plan);
-  auto tree = plan_tree(entries);
+void pack_own(const DumpPlan& plan, const Tree& tree, const std::set<uint32_t>& taken,
+              image::ImageWriter& writer, Log& log) {
   std::vector<const Mount*> with_content;
   for (const auto& node : tree.nodes) {
     bool has_content =
         node.entry->fstype() == image::TMPFS || node.entry->fstype() == image::MQUEUE;
-    if (node.how == How::fresh && has_content)
+    if (node.how == How::fresh && has_content && !taken.count(node.entry->root_dev()))
       with_content.push_back(plan.mounts.find(static_cast<int>(node.entry->mnt_id())));
   }
   auto views = open_views(plan, with_content);
@@ -163,12 +162,46 @@ void dump(const DumpPlan& plan, uint32_t ns_id, image::ImageWriter& writer, Log&
       refuse_queues(views[i].get(), mount.mountpoint);
       continue;
     }
-    int out = writer.raw("tmpfs-dev-" + std::to_string(device(mount)) + ".tar.gz");
-    pack(views[i].get(), out, mount.mountpoint);
+    pack(views[i].get(), writer.raw(archive_of(device(mount))), mount.mountpoint);
     log.debug("packed the content of {}", mount.mountpoint);
   }
-  for (const auto& entry : entries) writer.append("mountpoints-" + std::to_string(ns_id), entry);
-  log.info("{} mounts, {} of them with content", entries.size(), with_content.size());
+  log.info("{} mounts, {} of them with content", tree.nodes.size(), with_content.size());
+}
+
+void pack_taken(const DumpPlan& plan, const Taken& taken, image::ImageWriter& writer, Log& log) {
+  const std::string& name = taken.mount->mountpoint;
+  int out = writer.raw(archive_of(taken.device));
+  if (!taken.directory) {
+    pack_file(open_file_of(plan, *taken.mount).get(), taken.name, out, name);
+  } else {
+    auto view = open_views(plan, {taken.mount});
+    if (taken.empty)
+      pack_empty(view[0].get(), out, name);
+    else
+      pack(view[0].get(), out, name);
+  }
+  log.info("{} the host's data at {}", taken.empty ? "left out" : "took into the image", name);
+}
+
+}  // namespace
+
+std::vector<Finding> obstacles(const DumpPlan& plan) {
+  try {
+    describe_all(plan);
+    return {};
+  } catch (const Error& error) {
+    return {{error.subject(), error.cause(), error.remedy()}};
+  }
+}
+
+void dump(const DumpPlan& plan, uint32_t ns_id, image::ImageWriter& writer, Log& log) {
+  auto description = describe_all(plan);
+  std::set<uint32_t> taken;
+  for (const auto& whole : description.taken) taken.insert(whole.device);
+  pack_own(plan, description.tree, taken, writer, log);
+  for (const auto& whole : description.taken) pack_taken(plan, whole, writer, log);
+  for (const auto& entry : description.entries)
+    writer.append("mountpoints-" + std::to_string(ns_id), entry);
 }
 
 }  // namespace stasis::engine::mounts

@@ -30,7 +30,8 @@ struct Freer {
 class Packer {
  public:
   Packer(int out, std::string name);
-  void add_root(int root);
+  void add_root(int root, bool with_content);
+  void add_lone_file(int file, const std::string& file_name);
   void finish() { check(archive_write_close(archive_.get()), "end"); }
 
  private:
@@ -38,8 +39,8 @@ class Packer {
   void check(int result, const std::string& path);
   void add(int dir, const std::string& name, const std::string& path, int depth);
   void add_directory(UniqueFd dir, const std::string& path, int depth);
-  void add_content(int dir, const std::string& name, const std::string& path,
-                   const struct statx& stat);
+  template <typename Open>  // called where there are bytes to read
+  void add_content(Open open, const std::string& path, const struct statx& stat);
   std::vector<std::pair<int64_t, int64_t>> data_ranges(int fd, int64_t size,
                                                        const std::string& path);
   void describe(const struct statx& stat, const std::string& path, const std::string& proc_path);
@@ -102,14 +103,26 @@ void Packer::describe(const struct statx& stat, const std::string& path,
     archive_entry_xattr_add_entry(entry, attribute.c_str(), value.data(), value.size());
 }
 
-void Packer::add_root(int root) {
+void Packer::add_root(int root, bool with_content) {
   UniqueFd dir = kernel::open_at(root, ".", O_RDONLY | O_DIRECTORY | O_NOATIME);
   auto stat = kernel::stat_fd(dir.get());
   device_major_ = stat.stx_dev_major;
   device_minor_ = stat.stx_dev_minor;
   describe(stat, "./", "/proc/self/fd/" + std::to_string(dir.get()) + "/.");
   check(archive_write_header(archive_.get(), entry_.get()), ".");
-  add_directory(std::move(dir), ".", 0);
+  if (with_content) add_directory(std::move(dir), ".", 0);
+}
+
+void Packer::add_lone_file(int file, const std::string& file_name) {
+  auto* entry = archive_entry_clear(entry_.get());
+  archive_entry_set_pathname(entry, "./");
+  archive_entry_set_mode(entry, S_IFDIR | 0755);
+  check(archive_write_header(archive_.get(), entry), ".");
+  buffer_.resize(chunk);
+  std::string proc_path = "/proc/self/fd/" + std::to_string(file);
+  auto stat = kernel::stat_fd(file);
+  describe(stat, "./" + file_name, proc_path);
+  add_content([&] { return kernel::open(proc_path, O_RDONLY | O_NOCTTY); }, file_name, stat);
 }
 
 void Packer::add_directory(UniqueFd dir, const std::string& path, int depth) {
@@ -153,7 +166,9 @@ void Packer::add(int dir, const std::string& name, const std::string& path, int 
       return;
     }
   }
-  if (S_ISREG(stat.stx_mode)) return add_content(dir, name, path, stat);
+  constexpr int flags = O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_NOATIME;
+  if (S_ISREG(stat.stx_mode))
+    return add_content([&] { return kernel::open_at(dir, name, flags); }, path, stat);
   if (S_ISLNK(stat.stx_mode))
     archive_entry_set_symlink(entry, kernel::read_link_at(dir, name).c_str());
   check(archive_write_header(archive_.get(), entry), path);
@@ -176,16 +191,15 @@ std::vector<std::pair<int64_t, int64_t>> Packer::data_ranges(int fd, int64_t siz
   return ranges;
 }
 
-void Packer::add_content(int dir, const std::string& name, const std::string& path,
-                         const struct statx& stat) {
+template <typename Open>
+void Packer::add_content(Open open, const std::string& path, const struct statx& stat) {
   auto size = static_cast<int64_t>(stat.stx_size);
   auto* entry = entry_.get();
   archive_entry_set_size(entry, size);
   UniqueFd file;
   std::vector<std::pair<int64_t, int64_t>> ranges;
   if (size > 0) {
-    constexpr int flags = O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_NOATIME;
-    file = kernel::open_at(dir, name, flags);
+    file = open();
     ranges.emplace_back(0, size);
     if (static_cast<int64_t>(stat.stx_blocks) * 512 < size) {
       ranges = data_ranges(file.get(), size, path);
@@ -222,9 +236,25 @@ void Packer::add_content(int dir, const std::string& name, const std::string& pa
 
 }  // namespace
 
+std::string archive_of(uint32_t device) {
+  return "tmpfs-dev-" + std::to_string(device) + ".tar.gz";
+}
+
 void pack(int root, int out, const std::string& name) {
   Packer packer(out, name);
-  packer.add_root(root);
+  packer.add_root(root, true);
+  packer.finish();
+}
+
+void pack_empty(int root, int out, const std::string& name) {
+  Packer packer(out, name);
+  packer.add_root(root, false);
+  packer.finish();
+}
+
+void pack_file(int file, const std::string& file_name, int out, const std::string& name) {
+  Packer packer(out, name);
+  packer.add_lone_file(file, file_name);
   packer.finish();
 }
 

@@ -30,13 +30,13 @@ bool is_plain_path(const std::string& path) {
 class Planner {
  public:
   explicit Planner(const std::vector<image::MntEntry>& entries);
-  Tree finish();
+  Tree finish(const std::set<uint32_t>& stored);
 
  private:
   const image::MntEntry& entry(int i) const { return *tree_.nodes[i].entry; }
   void link_parents();
   void name_externals();
-  void choose_owners();
+  void choose_owners(const std::set<uint32_t>& stored);
   void choose_source(int i);
   std::vector<int> siblings_beneath(int i) const;
   void visit(int i);
@@ -104,7 +104,7 @@ void Planner::name_externals() {
 
 // A superblock of the container's own is created where its root is mounted
 // for the first time.
-void Planner::choose_owners() {
+void Planner::choose_owners(const std::set<uint32_t>& stored) {
   for (size_t i = 0; i < tree_.nodes.size(); ++i) {
     const auto& node = tree_.nodes[i];
     if (node.how != How::fresh || node.entry->root() != "/" || !mountable_type(*node.entry))
@@ -116,6 +116,15 @@ void Planner::choose_owners() {
                             !same.entry->ext_mount() && same.entry->root() == "/";
     }
     if (!shown_from_outside) owner_.emplace(node.entry->root_dev(), static_cast<int>(i));
+  }
+  for (size_t i = 0; i < tree_.nodes.size(); ++i) {
+    auto& node = tree_.nodes[i];
+    const std::string& root = node.entry->root();
+    if (node.how != How::fresh || node.entry->fstype() != image::TMPFS || !is_plain_path(root) ||
+        root.rfind('/') != 0 || !stored.count(node.entry->root_dev()))
+      continue;
+    if (owner_.emplace(node.entry->root_dev(), static_cast<int>(i)).second)
+      node.subpath = root.substr(1);
   }
 }
 
@@ -216,10 +225,10 @@ void Planner::group() {
   }
 }
 
-Tree Planner::finish() {
+Tree Planner::finish(const std::set<uint32_t>& stored) {
   link_parents();
   name_externals();
-  choose_owners();
+  choose_owners(stored);
   for (size_t i = 0; i < tree_.nodes.size(); ++i) choose_source(static_cast<int>(i));
   state_.assign(tree_.nodes.size(), 0);
   for (size_t i = 0; i < tree_.nodes.size(); ++i) visit(static_cast<int>(i));
@@ -251,6 +260,8 @@ std::string describe(const image::MntEntry& entry) {
   return entry.mountpoint() + " (" + type + ")";
 }
 
-Tree plan_tree(const std::vector<image::MntEntry>& entries) { return Planner(entries).finish(); }
+Tree plan_tree(const std::vector<image::MntEntry>& entries, const std::set<uint32_t>& stored) {
+  return Planner(entries).finish(stored);
+}
 
 }  // namespace stasis::engine::mounts

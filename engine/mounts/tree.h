@@ -3,6 +3,8 @@
 // dump (so that nothing is written that could not be read) and for a restore.
 #pragma once
 
+#include <cstdint>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -23,7 +25,8 @@ struct Node {
   int parent = -1;  // index of a node; -1 for the root
   How how = How::fresh;
   int source = -1;      // bind: the node whose superblock it shows ...
-  std::string subpath;  // ... and its root, relative to that node's; "" is the same
+  std::string subpath;  // ... and its root, relative to that node's; "" is the same;
+                        // fresh: what of the new superblock it shows; "" is all
 };
 
 // Mounts that exchange mounts with each other: one peer group, or the slaves of
@@ -40,8 +43,10 @@ struct Tree {
 };
 
 // `entries` as in the image: the last mount of mountinfo first. They must
-// outlive the tree. Throws Error naming the mount.
-Tree plan_tree(const std::vector<image::MntEntry>& entries);
+// outlive the tree. `stored`: devices whose content is in the image; these can
+// be made also where only a file of theirs is mounted. Throws Error naming the
+// mount.
+Tree plan_tree(const std::vector<image::MntEntry>& entries, const std::set<uint32_t>& stored = {});
 
 // The name that an external mount has in the image; empty for all others.
 std::string external_key(const image::MntEntry& entry);
