@@ -73,10 +73,18 @@ struct DumpPlan {
   unsigned workers = 2;            // threads that copy memory
 };
 
+// An external mount that a restore is about to bind.
+struct ExternalMount {
+  std::string key, mountpoint, type;  // type: "" where the image doesn't tell
+  std::string source;                 // that the plan gives for the key; empty: none
+};
+
 struct RestorePlan {
   std::string root;  // directory that becomes the container's /; a mount point
   std::map<std::string, std::string>
-      external_mounts;                       // key in the image -> source path on the host
+      external_mounts;  // key in the image -> source path on the host
+  // Where set, it has the last word on the source; may throw.
+  std::function<std::string(const ExternalMount&)> choose_source;
   std::map<std::string, int> inherited_fds;  // key ("pipe:[123]", "extRootNetNS") -> our descriptor
   std::map<std::string, std::string>
       cgroup_roots;      // controller ("" for all) -> path below its root

@@ -9,6 +9,7 @@
 
 #include "hook/record.h"
 #include "kernel/fs.h"
+#include "mountmap/policy.h"
 #include "oci/config.h"
 #include "oci/state.h"
 
@@ -48,15 +49,30 @@ void tell(const mountmap::MountMap& map, Log& log) {
       log.warn("{} {}; {}", finding.subject, finding.what, finding.remedy);
 }
 
+// A policy that can't be used is no reason for containers not to start.
+mountmap::Policy machine_policy(Log& log) {
+  try {
+    return mountmap::load_policy();
+  } catch (const Error& error) {
+    log.warn("{}; {}", error.what(), error.remedy());
+    return mountmap::builtin_policy();
+  }
+}
+
 // createRuntime and prestart run when the mounts stand below the rootfs but
 // before the container's init pivots there. In a restore (and with runtimes
 // that mount later) there is nothing yet: config.json tells the sources.
+// What a rule refuses is said, too: now is the time to hear of it.
 void before_start(const oci::State& state, Log& log, std::string_view state_dir) {
   oci::Config config = read_bundle(state);
   if (state.pid <= 0) throw Error("use the container's state", "on stdin").because("it has no pid");
-  auto map = mountmap::map_process(state.pid, &config, nullptr, config.root_path);
+  mountmap::Policy policy = machine_policy(log);
+  mountmap::PolicySubject subject{state.id, &config};
+  mountmap::PolicyView view{policy, subject};
+  auto map = mountmap::map_process(state.pid, &config, nullptr, config.root_path, &view);
   if (map.rows.empty()) {
     map = mountmap::map_config(config);
+    mountmap::apply_policy(map, policy, subject);
     mountmap::examine_config(map);
   }
   for (auto& row : map.rows)
@@ -83,8 +99,11 @@ void keep_identities(mountmap::MountMap& map, const mountmap::SourceRecord& crea
 void after_start(const oci::State& state, Log& log, std::string_view state_dir) {
   oci::Config config = read_bundle(state);
   auto created = load_record(state_dir, state.id);
+  mountmap::Policy policy = machine_policy(log);
+  mountmap::PolicySubject subject{state.id, &config};
+  mountmap::PolicyView view{policy, subject};
   try {
-    auto map = mountmap::map_process(state.pid, &config, created ? &*created : nullptr);
+    auto map = mountmap::map_process(state.pid, &config, created ? &*created : nullptr, "/", &view);
     if (created) keep_identities(map, *created);
     save_record(state_dir, state.id, state.bundle, map);
   } catch (const Error&) {

@@ -13,6 +13,7 @@
 #include "rpc/observer.h"
 #include "rpc/option_names.h"
 #include "rpc/plans.h"
+#include "rpc/policy.h"
 #include "rpc/stats.h"
 
 namespace stasis::rpc {
@@ -98,6 +99,7 @@ class Operation {
   Response dump() {
     engine::DumpPlan plan = dump_plan(settings_.opts, *log_);
     stage_errno_ = EOPNOTSUPP;
+    apply_policy(plan, *log_);
     refuse_obstacles(plan);
     stage_errno_ = EIO;
     NotifyObserver observer(channel_, settings_.opts.notify_scripts());
@@ -133,6 +135,7 @@ class Operation {
   // The answer goes out before the tasks run: see Observer::restored().
   void restore() {
     engine::RestorePlan plan = restore_plan(settings_.opts);
+    apply_policy(plan, *log_);
     stage_errno_ = EIO;
     NotifyObserver observer(channel_, settings_.opts.notify_scripts());
     observer.on_restored = [&](const engine::RestoreResult& result) {

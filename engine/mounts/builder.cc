@@ -75,18 +75,24 @@ struct Builder::State {
 
 UniqueFd Builder::State::hold_external(const Node& node) const {
   const auto& key = node.key == found_automatically ? node.entry->mountpoint() : node.key;
-  auto source = plan.external_mounts.find(key);
-  if (source == plan.external_mounts.end())
+  auto given = plan.external_mounts.find(key);
+  std::string source = given == plan.external_mounts.end() ? "" : given->second;
+  if (plan.choose_source)
+    source = plan.choose_source({.key = key,
+                                 .mountpoint = node.entry->mountpoint(),
+                                 .type = fstype_name(node.entry->fstype()),
+                                 .source = source});
+  if (source.empty())
     throw Error("restore the external mount", node.entry->mountpoint())
         .because("no source is given for its key \"" + key + "\"")
         .hint("Name one: --external mnt[" + key + "]:SOURCE.");
   try {
     // A symbolic link is followed, as it was when the container was created.
-    return kernel::open_tree(AT_FDCWD, source->second, OPEN_TREE_CLONE);
+    return kernel::open_tree(AT_FDCWD, source, OPEN_TREE_CLONE);
   } catch (const Error& error) {
     throw Error("restore the external mount", node.entry->mountpoint())
         .with_errno(error.code())
-        .because("its source " + source->second + " (key \"" + key + "\") can't be mounted")
+        .because("its source " + source + " (key \"" + key + "\") can't be mounted")
         .hint("Create the source, or name another one: --external mnt[" + key + "]:SOURCE.");
   }
 }

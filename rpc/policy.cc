@@ -1,0 +1,141 @@
+#include "rpc/policy.h"
+
+#include <fmt/core.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <memory>
+#include <optional>
+
+#include "kernel/fs.h"
+#include "kernel/proc_stat.h"
+#include "mountmap/policy.h"
+#include "oci/state.h"
+
+namespace stasis::rpc {
+namespace {
+
+using mountmap::MapFinding;
+using mountmap::Severity;
+
+bool is_init(const oci::RuncState& state, pid_t pid) {
+  if (state.init_pid != pid) return false;
+  auto stat = kernel::parse_stat(kernel::read_file(fmt::format("/proc/{}/stat", pid)));
+  return stat.start_time == state.init_start;
+}
+
+struct Known {
+  std::string id;
+  std::optional<oci::Config> config;
+};
+
+Known find_running(pid_t pid) {
+  for (const auto& state : oci::list_containers(std::string(oci::default_runc_root)))
+    if (is_init(state, pid)) return {state.id, oci::read_config(state.bundle)};
+  return {};
+}
+
+void refuse(const std::vector<MapFinding>& findings, const engine::DumpPlan& plan, bool known,
+            Log& log) {
+  for (const MapFinding& finding : findings) {
+    bool ours = !finding.rule.empty() || (known && plan.external_mounts.contains(finding.mount));
+    if (!ours || finding.severity == Severity::note) continue;
+    std::string what = finding.subject + " " + finding.what;
+    if (finding.severity == Severity::obstacle)
+      throw Error("dump", fmt::format("process {}", plan.root)).because(what).hint(finding.remedy);
+    log.warn("{}; {}", what, finding.remedy);
+  }
+}
+
+// The root of a request of runc's is STATE/ID/criu-root.
+std::string id_from(const std::string& root) {
+  constexpr std::string_view tail = "/criu-root";
+  if (!root.ends_with(tail)) return {};
+  std::string_view directory(root.data(), root.size() - tail.size());
+  return std::string(directory.substr(directory.rfind('/') + 1));
+}
+
+// runc works in the bundle, and so do we then; that it is the right one shows
+// by its root directory being the one that we were given.
+std::optional<oci::Config> config_of(const std::string& root) {
+  try {
+    oci::Config config = oci::read_config(kernel::read_link("/proc/self/cwd"));
+    auto given = mountmap::identify(root), configured = mountmap::identify(config.root_path);
+    if (given && configured && given->same_file(*configured)) return config;
+  } catch (const Error&) {
+    // not runc, or not in its bundle: rules that ask for annotations don't match
+  }
+  return std::nullopt;
+}
+
+// Decides on each external mount of an image.
+class Chooser {
+ public:
+  explicit Chooser(const engine::RestorePlan& plan)
+      : policy_(mountmap::load_policy()),
+        host_(mountmap::MountTable::read(getpid())),
+        known_{id_from(plan.root), config_of(plan.root)} {}
+
+  bool has_rules() const { return policy_.rules.size() > mountmap::builtin_policy().rules.size(); }
+
+  std::string choose(const engine::ExternalMount& mount) const {
+    bool confines = mount.key == "/dev/null" || mount.type == "devtmpfs" || mount.type == "cgroup";
+    if (confines) return mount.source;
+    mountmap::PolicySubject subject{known_.id, known_.config ? &*known_.config : nullptr};
+    mountmap::MountFacts facts{mount.mountpoint, "", mount.type};
+    if (!mount.source.empty()) {
+      facts.source = oci::clean_path(mount.source);
+      facts.type = host_.at(facts.source)->fstype;
+    }
+    const mountmap::PolicyRule* rule = mountmap::decide(policy_, facts, subject);
+    if (!rule) return mount.source;
+    if (rule->action == mountmap::Action::refuse)
+      throw Error("restore the external mount", mount.mountpoint)
+          .because("it is refused by the policy" + (rule->why.empty() ? "" : ": " + rule->why))
+          .hint("change the rule at " + rule->place);
+    if (rule->action != mountmap::Action::remap) return mount.source;
+    return mountmap::remapped_path(*rule, facts, subject);
+  }
+
+ private:
+  mountmap::Policy policy_;
+  mountmap::MountTable host_;
+  Known known_;
+};
+
+}  // namespace
+
+void apply_policy(engine::DumpPlan& plan, Log& log) {
+  mountmap::Policy policy = mountmap::load_policy();
+  Known known = find_running(plan.root);
+  const oci::Config* config = known.config ? &*known.config : nullptr;
+  mountmap::PolicySubject subject{known.id, config};
+  mountmap::PolicyView view{policy, subject};
+  mountmap::MountMap map = mountmap::map_process(plan.root, config, nullptr, "/", &view);
+  plan.content_mounts = map.content_mounts();
+  plan.recreated_mounts = map.recreated_mounts();
+  for (const auto& row : map.rows) {
+    if (row.rule.empty()) continue;
+    using mountmap::Action;
+    if (row.action == Action::content || row.action == Action::recreate ||
+        row.action == Action::skip)
+      plan.external_mounts.erase(row.mount.id);
+    if (row.kind == mountmap::MountClass::skipped) plan.skipped_mounts.insert(row.mount.id);
+    if (!row.remapped.empty()) plan.external_mounts.emplace(row.mount.id, row.key);
+    log.debug("{}: {}", row.mount.mountpoint, row.reason);
+  }
+  refuse(map.findings, plan, known.config.has_value(), log);
+}
+
+void apply_policy(engine::RestorePlan& plan, Log& log) {
+  auto chooser = std::make_shared<Chooser>(plan);
+  if (!chooser->has_rules()) return;
+  plan.choose_source = [chooser, &log](const engine::ExternalMount& mount) {
+    std::string source = chooser->choose(mount);
+    if (source != mount.source)
+      log.info("By the policy {} is bound at {}", source, mount.mountpoint);
+    return source;
+  };
+}
+
+}  // namespace stasis::rpc
