@@ -273,6 +273,9 @@ void Revival::confine_thread(LiveTask& task, LiveThread& thread, SyscallBatch& b
   restore_pending(t.signals_p(), task.leader().ns_tid, thread.ns_tid, false, batch);
   restore_lsm_label(lsm_label(t.creds(), t_.plan.lsm_profile), t_.checkpoint.inventory.lsmtype(),
                     free_number(*task.image), batch);
+  // Without no_new_privs only CAP_SYS_ADMIN may set a filter; it is suspended
+  // until the task is let go.
+  if (t_.checkpoint.seccomp) restore_seccomp(*t_.checkpoint.seccomp, t, batch);
   restore_credentials(t.creds(), last_cap_, batch);
   restore_death_signal(t, batch);  // a change of credentials clears it
 }
@@ -299,8 +302,6 @@ void Revival::confine(LiveTask& task) {
                    0, 0);
       restore_timers(image.core().timers(), batch);
     }
-    if (t_.checkpoint.seccomp)
-      restore_seccomp(*t_.checkpoint.seccomp, thread.core->thread_core(), batch);
     t_.trampoline.run(thread.tracee, batch, task.name());
   }
   // Threads first: the leader unmaps the code that all of them stand on.

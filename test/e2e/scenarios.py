@@ -122,6 +122,17 @@ def masked(env):
 
 
 @scenario
+def seccomp_of_the_runtime(env):
+    """A filter that runc set on a task that may gain privileges: podman's and Docker's default."""
+    def change(config):
+        config["process"]["noNewPrivileges"] = False
+        config["linux"]["seccomp"] = {
+            "defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_X86_64"],
+            "syscalls": [{"names": ["swapon"], "action": "SCMP_ACT_ERRNO"}]}
+    round_trip(env, Container(env, "counter", change=change))
+
+
+@scenario
 def inherited_pipe(env):
     """stdout is a pipe of the caller; after the restore it is the new caller's pipe."""
     reader, writer = os.pipe()
