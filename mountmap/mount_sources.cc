@@ -24,11 +24,13 @@ constexpr int quiet = AT_NO_AUTOMOUNT | AT_STATX_DONT_SYNC;
 struct Seen {
   FileIdentity identity;
   mode_t mode = 0;
+  unsigned links = 1;
 };
 
 Seen seen_from(const struct statx& stat) {
   Seen seen;
   seen.mode = stat.stx_mode;
+  if (stat.stx_mask & STATX_NLINK) seen.links = stat.stx_nlink;
   seen.identity.major = stat.stx_dev_major;
   seen.identity.minor = stat.stx_dev_minor;
   seen.identity.inode = stat.stx_ino;
@@ -86,10 +88,22 @@ class Examiner {
     auto now = look(row.source);
     if (!now) {
       find(Severity::obstacle, fmt::format("its source {} is gone", row.source),
-           "put it back; a restore has nothing to bind there");
+           "put it back, since a restore has nothing to bind there, or take the data into the "
+           "image (content in " +
+               std::string(default_policy_path) + ")");
       return;
     }
     if (row.external == ExternalKind::masked || row.external == ExternalKind::cgroup) return;
+    // As the kubelet's bind of a file whose ConfigMap it has renewed.
+    if (now->links == 0) {
+      find(Severity::obstacle,
+           fmt::format("its source {} still shows a file that has been deleted, which nobody can "
+                       "bind again",
+                       row.source),
+           "mount the source anew, or take the data into the image (content in " +
+               std::string(default_policy_path) + ")");
+      return;
+    }
     // Not known yet where the mount is covered or isn't there.
     if (row.external == ExternalKind::directory && !row.root.directory)
       row.external = kind_of(now->mode);

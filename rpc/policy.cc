@@ -105,8 +105,9 @@ class Chooser {
 
 }  // namespace
 
-void apply_policy(engine::DumpPlan& plan, Log& log) {
+void apply_policy(const Options& opts, engine::DumpPlan& plan, Log& log) {
   mountmap::Policy policy = mountmap::load_policy();
+  if (policy.ghost_limit && !opts.has_ghost_limit()) plan.ghost_limit = *policy.ghost_limit;
   Known known = find_running(plan.root);
   const oci::Config* config = known.config ? &*known.config : nullptr;
   mountmap::PolicySubject subject{known.id, config};

@@ -99,7 +99,7 @@ class Operation {
   Response dump() {
     engine::DumpPlan plan = dump_plan(settings_.opts, *log_);
     stage_errno_ = EOPNOTSUPP;
-    apply_policy(plan, *log_);
+    apply_policy(settings_.opts, plan, *log_);
     refuse_obstacles(plan);
     stage_errno_ = EIO;
     NotifyObserver observer(channel_, settings_.opts.notify_scripts());

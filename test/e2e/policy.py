@@ -167,6 +167,9 @@ def _machine_policy_holds(c, shm):
         plan = rows(c, None)
         verdicts = {m["mountpoint"]: m.get("action") for m in plan["mounts"]}
         expect(verdicts["/policy-left"] == verdicts["/policy-left/below"] == "skip", verdicts)
+        record = json.loads(pathlib.Path(f"/run/stasis/{c.name}/mountmap.json").read_text())
+        verdicts = {m["mountpoint"]: m.get("action") for m in record["mounts"]}
+        expect(verdicts["/policy-data"] == "content", "the hook passes the policy over")
         c.restore(c.checkpoint())
         c.ask()
         expect(in_root(c, "policy-data/file").read_text() == "here", "no content")
