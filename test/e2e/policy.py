@@ -6,7 +6,7 @@ import os
 import pathlib
 import socket
 
-from harness import Container, Failure, expect, run, scenario
+from harness import Container, Failure, expect, run, scenario, wait_for
 
 MACHINE = pathlib.Path("/etc/stasis/policy.yaml")
 
@@ -101,6 +101,36 @@ def policy_content(env):
         expect(in_root(c, "gone").read_text() == "a file that goes away", "another file")
         expect(in_root(c, "part/deep").read_text() == "written", "the second time")
         c.ask()
+
+
+@scenario
+def policy_content_in_use(env):
+    """Files that are open on a volume whose data is taken, one of them deleted, go on there."""
+    env.only_stasis()
+
+    def change(config):
+        config["mounts"].append({"destination": "/volume", "type": "bind", "source": "volume",
+                                 "options": ["rbind"]})
+        config["process"]["args"] = ["/bin/sh", "-c", "exec 3>>/volume/log 4</volume/gone; "
+                                     "rm /volume/gone; cd /volume/deep; "
+                                     "while :; do echo tick >&3; sleep 0.02; done"]
+    c = Container(env, change=change)
+    (c.bundle / "volume/deep").mkdir(parents=True)
+    (c.bundle / "volume/gone").write_text("deleted but open")
+    with c:
+        c.runc("run", "-d", "--bundle", c.bundle, c.name)
+        log = c.bundle / "volume/log"
+        wait_for("ticks", lambda: log.exists() and log.stat().st_size > 20)
+        policy = write_policy(c, "rules: [{destination: /volume, action: content}]\n")
+        image = c.checkpoint("--policy", policy, door="stasis")
+        stood = log.stat().st_size
+        c.restore(image)
+        wait_for("more ticks", lambda: in_root(c, "volume/log").stat().st_size > stood + 10)
+        expect(log.stat().st_size == stood, "the host's file was written")
+        expect(set(in_root(c, "volume/log").read_text().split()) == {"tick"}, "a broken log")
+        gone = pathlib.Path(f"/proc/{c.init()}/fd/4")
+        expect(gone.read_text() == "deleted but open", "another deleted file")
+        expect(os.readlink(f"/proc/{c.init()}/cwd") == "/volume/deep", "another directory")
 
 
 MACHINE_RULES = """
