@@ -119,10 +119,10 @@ class Reader {
       shift = 10 * (static_cast<unsigned>(unit) + 1);
       digits.remove_suffix(1);
     }
-    auto number = text::to_int<uint64_t>(digits);
-    expect(node, number && *number <= UINT64_MAX >> shift,
+    uint64_t number = text::to_int<uint64_t>(digits).value_or(UINT64_MAX);
+    expect(node, number <= (UINT64_MAX - 1) >> shift,
            "expected a size: bytes, or a number with k, M, G or T");
-    return *number << shift;
+    return number << shift;
   }
 
   Action action(const YAML::Node& node) const {

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <memory>
 #include <optional>
+#include <utility>
 
 #include "kernel/fs.h"
 #include "kernel/proc_stat.h"
@@ -62,21 +63,20 @@ std::optional<oci::Config> config_of(const std::string& root) {
     oci::Config config = oci::read_config(kernel::read_link("/proc/self/cwd"));
     auto given = mountmap::identify(root), configured = mountmap::identify(config.root_path);
     if (given && configured && given->same_file(*configured)) return config;
+    return std::nullopt;
   } catch (const Error&) {
-    // not runc, or not in its bundle: rules that ask for annotations don't match
+    // Not runc, or not in its bundle: rules that ask for annotations don't match.
+    return std::nullopt;
   }
-  return std::nullopt;
 }
 
 // Decides on each external mount of an image.
 class Chooser {
  public:
-  explicit Chooser(const engine::RestorePlan& plan)
-      : policy_(mountmap::load_policy()),
+  Chooser(const engine::RestorePlan& plan, mountmap::Policy policy)
+      : policy_(std::move(policy)),
         host_(mountmap::MountTable::read(getpid())),
         known_{id_from(plan.root), config_of(plan.root)} {}
-
-  bool has_rules() const { return policy_.rules.size() > mountmap::builtin_policy().rules.size(); }
 
   std::string choose(const engine::ExternalMount& mount) const {
     bool confines = mount.key == "/dev/null" || mount.type == "devtmpfs" || mount.type == "cgroup";
@@ -129,8 +129,9 @@ void apply_policy(const Options& opts, engine::DumpPlan& plan, Log& log) {
 }
 
 void apply_policy(engine::RestorePlan& plan, Log& log) {
-  auto chooser = std::make_shared<Chooser>(plan);
-  if (!chooser->has_rules()) return;
+  mountmap::Policy policy = mountmap::load_policy();
+  if (policy.rules.size() == mountmap::builtin_policy().rules.size()) return;  // these keep all
+  auto chooser = std::make_shared<Chooser>(plan, std::move(policy));
   plan.choose_source = [chooser, &log](const engine::ExternalMount& mount) {
     std::string source = chooser->choose(mount);
     if (source != mount.source)

@@ -54,7 +54,11 @@ class Podman:
     def __exit__(self, kind, value, trace):
         with contextlib.suppress(Exception):
             self("rm", "-f", "-t", "0", self.name, ok=None)
-            run("umount", "-l", self.dir / "storage/vfs", ok=None)
+        for parent in pathlib.Path("/sys/fs/cgroup").glob("**/libpod_parent"):
+            with contextlib.suppress(OSError):  # in use by another podman
+                for leaf in (*parent.iterdir(), parent):
+                    if leaf.is_dir():
+                        leaf.rmdir()
 
 
 OWN = {"/proc", "/sys", "/dev", "/dev/pts", "/dev/mqueue", "/cache"}
