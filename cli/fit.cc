@@ -14,11 +14,13 @@
 
 #include "cli/image_view.h"
 #include "engine/mounts/fs_types.h"
+#include "engine/mounts/mounts.h"
 #include "engine/mounts/tree.h"
 #include "kernel/fs.h"
 #include "mountmap/paths.h"
 #include "rpc/option_names.h"
 #include "rpc/plans.h"
+#include "rpc/policy.h"
 #include "rpc/server.h"
 
 namespace stasis::cli {
@@ -66,10 +68,11 @@ bool is_below(const std::string& path, const std::string& directory) {
 class Comparison {
  public:
   Comparison(const image::Checkpoint& image, const oci::Config& config,
-             const std::vector<RecordedSource>& recorded)
+             const std::vector<RecordedSource>& recorded, const std::string& id)
       : image_(image),
         config_(config),
         recorded_(recorded),
+        subject_{id, &config},
         mounts_(root_mounts(image)),
         given_(given_sources(config)) {
     for (const MntEntry& entry : mounts_) ids_.insert(entry.mnt_id());
@@ -92,7 +95,7 @@ class Comparison {
   // Whatever the bundle says, the engine must be able to build the tree.
   void compare_tree() {
     try {
-      engine::mounts::plan_tree(mounts_);
+      engine::mounts::plan_tree(mounts_, engine::mounts::stored_devices(image_));
     } catch (const Error& error) {
       findings_.push_back({Severity::obstacle, "mount " + error.subject(),
                            "can't be built again: " + error.cause(), error.remedy()});
@@ -125,8 +128,9 @@ class Comparison {
   void compare_external(const Wanted& wanted) {
     const std::string& point = wanted.entry->mountpoint();
     auto given = given_.find(wanted.key);
+    if (given != given_.end()) used_.insert(wanted.key);
+    if (decided_by_policy(wanted, given == given_.end() ? "" : given->second.source)) return;
     if (given == given_.end()) return refuse_unnamed(wanted);
-    used_.insert(wanted.key);
     const std::string& source = given->second.source;
     auto now = mountmap::identify(source);
     if (!now)
@@ -136,6 +140,31 @@ class Comparison {
     if (!given->second.mount) return;
     compare_record(wanted, source, *now);
     compare_access(*wanted.entry, read_only(*given->second.mount));
+  }
+
+  bool decided_by_policy(const Wanted& wanted, const std::string& given) {
+    const std::string& point = wanted.entry->mountpoint();
+    std::string source;
+    try {
+      source = rpc::decided_source(policy_, subject_, host_,
+                                   {.key = wanted.key,
+                                    .mountpoint = point,
+                                    .type = engine::mounts::type_name(*wanted.entry),
+                                    .source = given});
+    } catch (const Error& error) {
+      find(Severity::obstacle, point, "can't be bound: " + error.cause(), error.remedy());
+      return true;
+    }
+    if (source == given) return false;
+    auto now = mountmap::identify(source);
+    if (now)
+      compare_kind(wanted, source, now->directory);
+    else
+      find(Severity::obstacle, point,
+           fmt::format("has no source: the policy names {}, which isn't there", source),
+           "make it, or change the rule");
+    find(Severity::note, point, fmt::format("comes from {}, as the policy has it", source), "");
+    return true;
   }
 
   static std::string or_map(const std::string& key) {
@@ -275,6 +304,8 @@ class Comparison {
   const image::Checkpoint& image_;
   const oci::Config& config_;
   const std::vector<RecordedSource>& recorded_;
+  mountmap::Policy policy_ = mountmap::load_policy();
+  mountmap::PolicySubject subject_;
   const std::vector<MntEntry>& mounts_;
   mountmap::MountTable host_ = mountmap::MountTable::read(getpid());
   std::map<std::string, Given> given_;
@@ -311,7 +342,8 @@ std::vector<Wanted> wanted_sources(const image::Checkpoint& image) {
   const std::vector<MntEntry>& mounts = root_mounts(image);
   std::vector<Wanted> result;
   try {
-    for (const auto& node : engine::mounts::plan_tree(mounts).nodes)
+    for (const auto& node :
+         engine::mounts::plan_tree(mounts, engine::mounts::stored_devices(image)).nodes)
       if (node.how == engine::mounts::How::external)
         result.push_back({node.entry, key_in(*node.entry, node.key)});
   } catch (const Error&) {  // compare() tells it
@@ -362,8 +394,9 @@ std::string key_of(const oci::Config& config, const std::string& destination) {
 }
 
 std::vector<MapFinding> compare(const image::Checkpoint& image, const oci::Config& config,
-                                const std::vector<RecordedSource>& recorded) {
-  return Comparison(image, config, recorded).run();
+                                const std::vector<RecordedSource>& recorded,
+                                const std::string& id) {
+  return Comparison(image, config, recorded, id).run();
 }
 
 bool is_obstacle(const MapFinding& finding) { return finding.severity == Severity::obstacle; }

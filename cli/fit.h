@@ -34,9 +34,11 @@ std::map<std::string, Given> given_sources(const oci::Config& config);
 std::string key_of(const oci::Config& config, const std::string& destination);
 
 // Obstacles prevent a restore; warnings and notes are differences that come
-// with it. `recorded` may be empty.
+// with it. `recorded` may be empty; so may `id`, the container's, which rules of
+// the policy may need.
 std::vector<mountmap::MapFinding> compare(const image::Checkpoint& image, const oci::Config& config,
-                                          const std::vector<RecordedSource>& recorded);
+                                          const std::vector<RecordedSource>& recorded,
+                                          const std::string& id = {});
 
 bool is_obstacle(const mountmap::MapFinding& finding);
 std::string one_line(const mountmap::MapFinding& finding);

@@ -71,7 +71,7 @@ std::string configure(const RestoreOptions& options, const image::Checkpoint& im
 std::vector<mountmap::MapFinding> examine(const RestoreOptions& options,
                                           const image::Checkpoint& image, const oci::Config& config,
                                           const Manifest& manifest) {
-  std::vector<mountmap::MapFinding> findings = compare(image, config, manifest.sources);
+  std::vector<mountmap::MapFinding> findings = compare(image, config, manifest.sources, options.id);
   for (const mountmap::MapFinding& finding : findings)
     if (is_obstacle(finding))
       throw Error("restore", options.id)

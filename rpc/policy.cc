@@ -10,7 +10,6 @@
 
 #include "kernel/fs.h"
 #include "kernel/proc_stat.h"
-#include "mountmap/policy.h"
 #include "oci/state.h"
 
 namespace stasis::rpc {
@@ -79,22 +78,8 @@ class Chooser {
         known_{id_from(plan.root), config_of(plan.root)} {}
 
   std::string choose(const engine::ExternalMount& mount) const {
-    bool confines = mount.key == "/dev/null" || mount.type == "devtmpfs" || mount.type == "cgroup";
-    if (confines) return mount.source;
     mountmap::PolicySubject subject{known_.id, known_.config ? &*known_.config : nullptr};
-    mountmap::MountFacts facts{mount.mountpoint, "", mount.type};
-    if (!mount.source.empty()) {
-      facts.source = oci::clean_path(mount.source);
-      facts.type = host_.at(facts.source)->fstype;
-    }
-    const mountmap::PolicyRule* rule = mountmap::decide(policy_, facts, subject);
-    if (!rule) return mount.source;
-    if (rule->action == mountmap::Action::refuse)
-      throw Error("restore the external mount", mount.mountpoint)
-          .because("it is refused by the policy" + (rule->why.empty() ? "" : ": " + rule->why))
-          .hint("change the rule at " + rule->place);
-    if (rule->action != mountmap::Action::remap) return mount.source;
-    return mountmap::remapped_path(*rule, facts, subject);
+    return decided_source(policy_, subject, host_, mount);
   }
 
  private:
@@ -104,6 +89,25 @@ class Chooser {
 };
 
 }  // namespace
+
+std::string decided_source(const mountmap::Policy& policy, const mountmap::PolicySubject& subject,
+                           const mountmap::MountTable& host, const engine::ExternalMount& mount) {
+  bool confines = mount.key == "/dev/null" || mount.type == "devtmpfs" || mount.type == "cgroup";
+  if (confines) return mount.source;
+  mountmap::MountFacts facts{mount.mountpoint, "", mount.type};
+  if (!mount.source.empty()) {
+    facts.source = oci::clean_path(mount.source);
+    facts.type = host.at(facts.source)->fstype;
+  }
+  const mountmap::PolicyRule* rule = mountmap::decide(policy, facts, subject);
+  if (!rule) return mount.source;
+  if (rule->action == mountmap::Action::refuse)
+    throw Error("restore the external mount", mount.mountpoint)
+        .because("it is refused by the policy" + (rule->why.empty() ? "" : ": " + rule->why))
+        .hint("change the rule at " + rule->place);
+  if (rule->action != mountmap::Action::remap) return mount.source;
+  return mountmap::remapped_path(*rule, facts, subject);
+}
 
 void apply_policy(const Options& opts, engine::DumpPlan& plan, Log& log) {
   mountmap::Policy policy = mountmap::load_policy();

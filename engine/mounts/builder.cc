@@ -34,14 +34,6 @@ const std::vector<image::MntEntry>& entries_of_root(const image::Checkpoint& che
   return entries->second;
 }
 
-// Devices of which the image holds the content.
-std::set<uint32_t> stored_in(const image::Checkpoint& checkpoint) {
-  std::set<uint32_t> devices;
-  for (const auto& entry : entries_of_root(checkpoint))
-    if (checkpoint.dir.has(archive_of(entry.root_dev()))) devices.insert(entry.root_dev());
-  return devices;
-}
-
 bool is_directory(int fd) { return S_ISDIR(kernel::stat_fd(fd, STATX_TYPE).stx_mode); }
 
 }  // namespace
@@ -50,7 +42,7 @@ struct Builder::State {
   State(const image::Checkpoint& checkpoint, const RestorePlan& restore_plan, Log& its_log)
       : plan(restore_plan),
         log(its_log),
-        tree(plan_tree(entries_of_root(checkpoint), stored_in(checkpoint))),
+        tree(plan_tree(entries_of_root(checkpoint), stored_devices(checkpoint))),
         hidden(hidden_files(checkpoint)) {}
 
   void hold_sources(const image::ImageDir& images);
@@ -80,7 +72,7 @@ UniqueFd Builder::State::hold_external(const Node& node) const {
   if (plan.choose_source)
     source = plan.choose_source({.key = key,
                                  .mountpoint = node.entry->mountpoint(),
-                                 .type = fstype_name(node.entry->fstype()),
+                                 .type = type_name(*node.entry),
                                  .source = source});
   if (source.empty())
     throw Error("restore the external mount", node.entry->mountpoint())
@@ -217,6 +209,14 @@ void Builder::State::open_hidden(int i) {
                           : kernel::open_in(mounts[i].get(), file.path,
                                             O_PATH | (file.link ? O_NOFOLLOW : 0), within_mount);
   }
+}
+
+std::set<uint32_t> stored_devices(const image::Checkpoint& checkpoint) {
+  std::set<uint32_t> devices;
+  for (const auto& [id, entries] : checkpoint.mounts)
+    for (const auto& entry : entries)
+      if (checkpoint.dir.has(archive_of(entry.root_dev()))) devices.insert(entry.root_dev());
+  return devices;
 }
 
 Builder::Builder(const image::Checkpoint& checkpoint, const RestorePlan& plan, Log& log)

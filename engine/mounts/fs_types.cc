@@ -43,12 +43,6 @@ image::Fstype fstype_code(std::string_view name) {
   return image::UNSUPPORTED;
 }
 
-std::string fstype_name(uint32_t code) {
-  for (const auto& type : fs_types)
-    if (static_cast<uint32_t>(type.code) == code) return std::string(type.name);
-  return {};
-}
-
 std::optional<std::string> mountable_type(const image::MntEntry& entry) {
   for (const auto& type : fs_types) {
     bool same = entry.fstype() == image::AUTO ? entry.fsname() == type.name

@@ -15,9 +15,6 @@ namespace stasis::engine::mounts {
 // UNSUPPORTED where it has none, which is right for disk file systems.
 image::Fstype fstype_code(std::string_view name);
 
-// And the other way; "" for what has no number.
-std::string fstype_name(uint32_t code);
-
 // The name to mount the entry's file system by, if that can be done.
 std::optional<std::string> mountable_type(const image::MntEntry& entry);
 

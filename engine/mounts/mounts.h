@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <set>
 #include <vector>
 
 #include "base/log.h"
@@ -24,6 +25,9 @@ std::vector<Finding> obstacles(const DumpPlan& plan);
 // Writes the mounts of the plan and the content of every tmpfs that is the
 // container's own. The container's tasks are stopped.
 void dump(const DumpPlan& plan, uint32_t ns_id, image::ImageWriter& writer, Log& log);
+
+// Devices of mounts of which the image holds the content (tree.h).
+std::set<uint32_t> stored_devices(const image::Checkpoint& checkpoint);
 
 // What it is made from must outlive it.
 class Builder {

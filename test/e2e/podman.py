@@ -5,7 +5,7 @@ import pathlib
 import shutil
 import uuid
 
-from harness import Skip, expect, run, scenario
+from harness import Skip, expect, run, scenario, wait_for
 
 
 class Podman:
@@ -54,11 +54,17 @@ class Podman:
     def __exit__(self, kind, value, trace):
         with contextlib.suppress(Exception):
             self("rm", "-f", "-t", "0", self.name, ok=None)
-        for parent in pathlib.Path("/sys/fs/cgroup").glob("**/libpod_parent"):
-            with contextlib.suppress(OSError):  # in use by another podman
-                for leaf in (*parent.iterdir(), parent):
-                    if leaf.is_dir():
-                        leaf.rmdir()
+            wait_for("podman's cgroups to go", _no_cgroups, 5)
+
+
+def _no_cgroups():
+    """podman leaves the parent of its cgroups, and in it that of its monitors, which end a bit later."""
+    parents = list(pathlib.Path("/sys/fs/cgroup").glob("*/libpod_parent"))
+    for parent in parents:
+        for leaf in (parent / "conmon", parent):
+            with contextlib.suppress(OSError):
+                leaf.rmdir()
+    return not parents
 
 
 OWN = {"/proc", "/sys", "/dev", "/dev/pts", "/dev/mqueue", "/cache"}

@@ -214,6 +214,10 @@ def _machine_policy_holds(c, shm):
             expect(in_root(c, f"{name}/file").read_text() == "there", f"/{name} isn't remapped")
         in_root(c, "policy-anew/file").write_text("new")
         expect((shm / "file").read_text() == "of the host", "the host's tmpfs was written")
+        # And once more, through stasis itself.
+        c.restore(c.checkpoint(door="stasis"), door="stasis").ask()
+        expect(in_root(c, "policy-cache/file").read_text() == "there", "/policy-cache moved")
+        expect(in_root(c, "policy-data/file").read_text() == "its own", "the content is lost")
 
 
 @scenario
