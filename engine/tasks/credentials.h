@@ -23,7 +23,8 @@ class Credentials {
   SyscallBatch::Slot securebits_;
 };
 
-// Restore, with all capabilities still held; the last thing a thread does. `last_cap` is /proc/sys/kernel/cap_last_cap.
+// Restore, with all capabilities still held; the last thing a thread does. `last_cap` is
+// /proc/sys/kernel/cap_last_cap.
 void restore_credentials(const image::CredsEntry& creds, unsigned last_cap, SyscallBatch& batch);
 
 // Only a thread itself may change its label, through its own /proc, which the
