@@ -20,7 +20,7 @@
 namespace stasis::rpc {
 namespace {
 
-using Keys = std::vector<std::pair<std::string, std::string>>;
+using KeyList = std::vector<std::pair<std::string, std::string>>;
 
 Error unsupported(const std::string& option, const std::string& remedy) {
   return Error("do what " + option + " asks for", "")
@@ -46,8 +46,8 @@ bool manages_cgroups(const Options& opts) {
 }
 
 // key -> value of all external mounts, whichever way they were named.
-Keys external_mounts(const Options& opts) {
-  Keys keys;
+KeyList external_mounts(const Options& opts) {
+  KeyList keys;
   for (const ExternalMount& mount : opts.ext_mnt()) keys.emplace_back(mount.key(), mount.val());
   for (const std::string& text : opts.external()) {
     External external = parse_external(text);
@@ -104,7 +104,7 @@ External parse_external(const std::string& text) {
   return result;
 }
 
-engine::DumpPlan dump_plan(const Options& opts, Log& log) {
+engine::DumpPlan dump_plan(const Options& opts, Log& log, Keys rule) {
   check_common(opts);
   if (!opts.has_pid())
     throw unsupported("a request without pid", "a process can't dump itself: name another");
@@ -120,6 +120,7 @@ engine::DumpPlan dump_plan(const Options& opts, Log& log) {
   plan.mounts = mountmap::MountTable::read(opts.pid());
   mountmap::KeyedMounts keyed = mountmap::external_from_keys(
       plan.mounts, mountmap::MountTable::read(getpid()), external_mounts(opts));
+  if (rule == Keys::all_used && !keyed.unused.empty()) throw Error("find mount", keyed.unused[0]);
   for (const std::string& key : keyed.unused) log.info("No mount of the host stands at {}", key);
   plan.external_mounts = std::move(keyed.external);
   plan.skipped_mounts = skipped_mounts(opts, plan.mounts);
@@ -136,7 +137,7 @@ engine::DumpPlan dump_plan(const Options& opts, Log& log) {
   return plan;
 }
 
-engine::RestorePlan restore_plan(const Options& opts) {
+engine::RestorePlan restore_plan(const Options& opts, Keys) {
   check_common(opts);
   if (opts.join_ns_size() > 0)
     throw unsupported("join_ns", "let the container have that namespace for itself");
@@ -144,7 +145,8 @@ engine::RestorePlan restore_plan(const Options& opts) {
     throw unsupported("veths", "let the runtime connect the network (empty_ns)");
 
   engine::RestorePlan plan;
-  plan.root = opts.root();
+  // Without one, a process tree that only had a mount namespace of its own.
+  plan.root = opts.has_root() ? opts.root() : "/";
   mountmap::MountTable host = mountmap::MountTable::read(getpid());
   auto place = kernel::parse_cgroup(kernel::read_file("/proc/self/cgroup"));
   for (auto& [key, source] : external_mounts(opts))
