@@ -17,10 +17,4 @@ enum class Keys { all_used, may_be_unused };
 engine::DumpPlan dump_plan(const Options& opts, Log& log, Keys rule = Keys::may_be_unused);
 engine::RestorePlan restore_plan(const Options& opts, Keys rule = Keys::may_be_unused);
 
-// An element of `external`: "net[4026532281]:extRootNetNS", "mnt[/etc/hosts]:hosts".
-struct External {
-  std::string kind, id, value;
-};
-External parse_external(const std::string& text);
-
 }  // namespace stasis::rpc

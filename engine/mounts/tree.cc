@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/text.h"
 #include "engine/mounts/fs_types.h"
+#include "engine/plan.h"
 
 namespace stasis::engine::mounts {
 
@@ -101,6 +102,7 @@ void Planner::name_externals() {
     // Early images have the key in place of the root.
     if (node.entry->ext_mount()) node.key = node.entry->root();
     if (node.entry->has_ext_key()) node.key = node.entry->ext_key();
+    if (node.key == external_device) node.key.clear();  // made anew, from a device that is given
     if (!node.key.empty()) node.how = How::external;
   }
 }
