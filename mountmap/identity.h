@@ -34,7 +34,7 @@ struct HostSource {
   unsigned major = 0, minor = 0;
   std::string root;  // within the file system
   std::string fstype;
-  FileIdentity file;  // unknown where nothing was at the path
+  FileIdentity file;  // unknown where the path led to nothing or to another mount
 };
 
 // Where the host shows the root of a mount.

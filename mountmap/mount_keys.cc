@@ -201,30 +201,27 @@ class Keyer {
 
   void find_on_host(const Mount& mount) {
     auto places = host_places(input_.host, mount.major, mount.minor, standing_root(mount));
-    const HostPlace* place = best(mount, places);
-    if (!place) return find_covered(mount, places);
-    if (!may_be_related(mount, place->path)) return;
-    result_.external[mount.id] = place->path;
-    result_.automatic.insert(mount.id);
-    remember(mount, place->path);
-  }
-
-  void find_covered(const Mount& mount, const std::vector<HostPlace>& places) {
-    std::string remedy = fmt::format(
-        "name its source: --external mnt[{}]:NAME, and at the restore "
-        "mnt[NAME]:PATH",
-        mount.mountpoint);
     if (places.empty())
       return find(Severity::obstacle, mount,
                   fmt::format("shows {} of a file system of the host, which is mounted there, but "
                               "that part of it nowhere",
                               standing_root(mount)),
-                  remedy);
-    const auto& path = places.front().path;
-    find(Severity::obstacle, mount,
+                  fmt::format("name its source: --external mnt[{}]:NAME, and at the restore "
+                              "mnt[NAME]:PATH",
+                              mount.mountpoint));
+    const HostPlace* place = best(mount, places);
+    const std::string& path = place ? place->path : places.front().path;
+    if (!may_be_related(mount, path)) return;
+    result_.external[mount.id] = path;
+    result_.automatic.insert(mount.id);
+    if (place) return remember(mount, path);
+    // Other mounts cover it on the host: known by its superblock alone, as long
+    // as that lives. What the path leads to is another one.
+    find(Severity::warning, mount,
          fmt::format("is the host's {}, where now another mount ({}) lies on top", path,
                      input_.host.at(path)->fstype),
-         "unmount that on the host, or " + remedy);
+         "it can be restored as long as this host runs");
+    remember(mount, path, false);
   }
 
   bool may_be_related(const Mount& mount, const std::string& path) {
@@ -241,15 +238,15 @@ class Keyer {
     return false;
   }
 
-  void remember(const Mount& mount, const std::string& path) {
-    auto now = input_.look(path);
+  void remember(const Mount& mount, const std::string& path, bool visible = true) {
+    auto now = visible ? input_.look(path) : std::nullopt;
     result_.sources[mount.id] = {.path = path,
                                  .major = mount.major,
                                  .minor = mount.minor,
                                  .root = standing_root(mount),
                                  .fstype = mount.fstype,
                                  .file = now.value_or(FileIdentity{})};
-    if (!is_deleted(mount)) return;
+    if (!is_deleted(mount) || !visible) return;
     if (now)
       find(Severity::warning, mount,
            fmt::format("shows a file that was replaced on the host since: {}", path),

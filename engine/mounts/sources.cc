@@ -6,9 +6,11 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <utility>
 
 #include "base/text.h"
 #include "engine/image/image.h"
+#include "engine/mounts/view.h"
 #include "kernel/fs.h"
 #include "kernel/mount_api.h"
 
@@ -101,7 +103,25 @@ std::vector<UniqueFd> Sources::hold_all() {
 }
 
 UniqueFd Sources::hold(const Node& node) {
-  std::string path = path_of(node);
+  bool automatic = node.key == found_automatically;
+  const auto& key = automatic ? node.entry->mountpoint() : node.key;
+  if (auto source = plan_.external_mounts.find(key); source != plan_.external_mounts.end())
+    return hold_path(node, source->second);
+  if (automatic && plan_.automatic_mounts) return hold_automatic(node);
+  if (automatic)
+    throw refusal(node)
+        .because("it was found automatically at the dump, as the host's " + node.entry->source())
+        .hint("Allow it to be bound from there: --external mnt[]; or name it: " + naming(node) +
+              ".");
+  std::vector<std::string> given;
+  for (const auto& [name, path] : plan_.external_mounts) given.push_back(name);
+  throw refusal(node)
+      .because(fmt::format("no source is given for its key \"{}\"{}", key,
+                           text::did_you_mean(key, given)))
+      .hint("Name one: " + naming(node) + ".");
+}
+
+UniqueFd Sources::hold_path(const Node& node, const std::string& path) const {
   long opened = open_source(path);
   if (opened < 0)
     throw refusal(node)
@@ -118,64 +138,66 @@ UniqueFd Sources::hold(const Node& node) {
   return kernel::open_tree(fd.get(), "", OPEN_TREE_CLONE);
 }
 
-std::string Sources::path_of(const Node& node) {
-  bool automatic = node.key == found_automatically;
-  const auto& key = automatic ? node.entry->mountpoint() : node.key;
-  if (auto source = plan_.external_mounts.find(key); source != plan_.external_mounts.end())
-    return source->second;
-  if (automatic && plan_.automatic_mounts) return find_again(node);
-  if (automatic)
-    throw refusal(node)
-        .because("it was found automatically at the dump, as the host's " + node.entry->source())
-        .hint("Allow it to be bound from there: --external mnt[]; or name it: " + naming(node) +
-              ".");
-  std::vector<std::string> given;
-  for (const auto& [name, path] : plan_.external_mounts) given.push_back(name);
-  throw refusal(node)
-      .because(fmt::format("no source is given for its key \"{}\"{}", key,
-                           text::did_you_mean(key, given)))
-      .hint("Name one: " + naming(node) + ".");
-}
-
 // The host's path of then may show another file system by now.
-std::string Sources::find_again(const Node& node) {
+UniqueFd Sources::hold_automatic(const Node& node) {
   const auto* record = record_of(*node.entry);
   const std::string& then = node.entry->source();
-  if (!record) return then;
+  if (!record) return hold_path(node, then);
+  std::string remedy = "Mount there what was there, or name another source: " + naming(node) + ".";
   if (checkpoint_.more->boot_id() != boot_id()) {
     // Numbers mean nothing any more; its type is what can be compared.
     const auto& now = host().at(then)->fstype;
-    if (now == record->fstype()) return then;
+    if (now == record->fstype() && record->has_inode()) return hold_path(node, then);
     throw refusal(node)
-        .because(
-            fmt::format("the host's {} was of type {} and is {} now", then, record->fstype(), now))
-        .hint("Mount there what was there, or name another source: " + naming(node) + ".");
+        .because(record->has_inode()
+                     ? fmt::format("the host's {} was of type {} and is {} now", then,
+                                   record->fstype(), now)
+                     : fmt::format("it was covered by another mount on its host, {} "
+                                   "isn't it",
+                                   then))
+        .hint(remedy);
   }
   auto places = mountmap::host_places(host(), record->major(), record->minor(), record->root());
-  const mountmap::HostPlace* found = nullptr;
-  for (const auto& place : places)
+  const mountmap::HostPlace *found = nullptr, *covered = nullptr;
+  for (const auto& place : places) {
     if (place.visible && (!found || place.path == then)) found = &place;
+    if (!place.visible && place.mount->root == record->root()) covered = &place;
+  }
+  if (!found && covered) return uncover(node, *record, *covered);
   if (!found)
     throw refusal(node)
-        .because(places.empty()
-                     ? fmt::format("the file system that it showed (the host's {}) isn't mounted "
-                                   "any more",
-                                   then)
-                     : fmt::format("the host's {} is covered by another mount ({}) now", then,
-                                   host().at(then)->fstype))
-        .hint("Make it visible again, or name another source: " + naming(node) + ".");
-  check_same(node, *record, found->path);
+        .because(fmt::format("the file system that it showed, the host's {}, {}", then,
+                             places.empty() ? "isn't mounted any more" : "is covered by another"))
+        .hint(remedy);
+  if (record->has_inode()) check_same(node, *record, found->path);
   if (found->path != then)
     log_.warn("{}: its source was at {}, where now something else is; it is at {} as well",
               node.entry->mountpoint(), then, found->path);
-  return found->path;
+  return hold_path(node, found->path);
+}
+
+// Through a copy of our namespace, from which what covers it is taken away.
+UniqueFd Sources::uncover(const Node& node, const image::HostSourceEntry& record,
+                          const mountmap::HostPlace& place) {
+  log_.warn("{}: its source, the host's {}, is covered by another mount; it is taken from below",
+            node.entry->mountpoint(), place.path);
+  DumpPlan self;
+  self.root = getpid();
+  self.mounts = host();
+  auto views = open_views(self, {self.mounts.find(place.mount->id)});
+  auto now = kernel::stat_fd(views[0].get());
+  if (record.has_inode() && now.stx_ino != record.inode())
+    throw refusal(node)
+        .because("the host's " + place.path + " isn't what was there at the dump")
+        .hint("Name its source: " + naming(node) + ".");
+  return std::move(views[0]);
 }
 
 // Device numbers are used again, also within one boot.
 void Sources::check_same(const Node& node, const image::HostSourceEntry& record,
                          const std::string& path) const {
   auto now = mountmap::identify(path);
-  if (!now || !record.has_inode()) return;
+  if (!now) return;  // told better when it is opened
   bool same_file = now->inode == record.inode() && now->born_ns == record.born_ns();
   bool same_mount = record.mount() == 0 || now->mount == 0 || now->mount == record.mount();
   if (same_file || (same_mount && record.root() != "/")) return;

@@ -35,8 +35,10 @@ class Sources {
 
  private:
   UniqueFd hold(const Node& node);
-  std::string path_of(const Node& node);
-  std::string find_again(const Node& node);
+  UniqueFd hold_automatic(const Node& node);
+  UniqueFd hold_path(const Node& node, const std::string& path) const;
+  UniqueFd uncover(const Node& node, const image::HostSourceEntry& record,
+                   const mountmap::HostPlace& place);
   const image::HostSourceEntry* record_of(const image::MntEntry& entry) const;
   void check_same(const Node& node, const image::HostSourceEntry& record,
                   const std::string& path) const;
