@@ -143,13 +143,15 @@ class Keyer {
              "unmount one of them, or give them different names");
     }
     result_.external[mount.id] = std::move(value);
-    std::string configured = input_.configured && is_deleted(mount)
-                                 ? input_.configured(mount.mountpoint)
-                                 : std::string();
+    std::string configured =
+        input_.configured ? input_.configured(mount.mountpoint) : std::string();
     auto places = host_places(input_.host, mount.major, mount.minor, standing_root(mount));
     const HostPlace* place = best(mount, places);
-    if (!place && configured.empty()) return;  // from where, only its restore will tell
-    remember(mount, configured.empty() ? place->path : configured);
+    // Otherwise only its restore will tell from where it comes.
+    if (!configured.empty())
+      remember(mount, configured, place ? input_.look(place->path) : std::nullopt);
+    else if (place)
+      remember(mount, place->path, {});
   }
 
   void apply(const DeviceKey& key) {
@@ -214,14 +216,14 @@ class Keyer {
     if (!may_be_related(mount, path)) return;
     result_.external[mount.id] = path;
     result_.automatic.insert(mount.id);
-    if (place) return remember(mount, path);
+    if (place) return remember(mount, path, {});
     // Other mounts cover it on the host: known by its superblock alone, as long
     // as that lives. What the path leads to is another one.
     find(Severity::warning, mount,
          fmt::format("is the host's {}, where now another mount ({}) lies on top", path,
                      input_.host.at(path)->fstype),
          "it can be restored as long as this host runs");
-    remember(mount, path, false);
+    note(mount, path, std::nullopt);
   }
 
   bool may_be_related(const Mount& mount, const std::string& path) {
@@ -238,23 +240,28 @@ class Keyer {
     return false;
   }
 
-  void remember(const Mount& mount, const std::string& path, bool visible = true) {
-    auto now = visible ? input_.look(path) : std::nullopt;
+  void note(const Mount& mount, const std::string& path, std::optional<FileIdentity> file) {
     result_.sources[mount.id] = {.path = path,
                                  .major = mount.major,
                                  .minor = mount.minor,
                                  .root = standing_root(mount),
                                  .fstype = mount.fstype,
-                                 .file = now.value_or(FileIdentity{})};
-    if (!is_deleted(mount) || !visible) return;
-    if (now)
-      find(Severity::warning, mount,
-           fmt::format("shows a file that was replaced on the host since: {}", path),
-           "a restore binds the new one");
-    else
+                                 .file = file.value_or(FileIdentity{})};
+  }
+
+  // `path` is where a restore will look; `shown` what the container sees, where
+  // that has another path by now.
+  void remember(const Mount& mount, const std::string& path, std::optional<FileIdentity> shown) {
+    auto now = input_.look(path);
+    note(mount, path, now);
+    if (!now)
       find(Severity::obstacle, mount,
            fmt::format("shows the host's {}, which was deleted since", path),
            "put it back (a restore has nothing to bind there), or unmount it in the container");
+    else if (is_deleted(mount) || (shown && !shown->same_file(*now)))
+      find(Severity::warning, mount,
+           fmt::format("shows a file that was replaced on the host since: {}", path),
+           "a restore binds the new one");
   }
 
   const KeyInput& input_;

@@ -52,6 +52,7 @@ class Mapper {
     for (auto& row : rows_)
       if (!done_.contains(row.mount.id)) classify_part(row);
     warn_of_shared_keys();
+    explain_stacks();
     return {table_, std::move(rows_), std::move(findings_)};
   }
 
@@ -271,6 +272,28 @@ class Mapper {
              fmt::format("is external twice: {} and {} stand on the same mountpoint",
                          first->second->source, row.source),
              "unmount one of them, or give them different destinations in config.json");
+    }
+  }
+
+  // Which one a key by path means where several mounts are at one place.
+  void explain_stacks() {
+    std::map<std::string, std::vector<const MapRow*>> places;
+    for (const auto& row : rows_) places[row.mount.mountpoint].push_back(&row);
+    for (const auto& [point, stack] : places) {
+      if (stack.size() < 2 || point == "/") continue;
+      std::string layers;
+      const MapRow* meant = nullptr;
+      for (const MapRow* row : stack) {
+        layers += fmt::format(
+            "{}{} {} ({})", layers.empty() ? "" : ", then ", row->mount.id, row->mount.fstype,
+            row->kind == MountClass::external ? "from " + row->source : "its own");
+        if (!meant && row->kind == MountClass::external) meant = row;
+      }
+      find(Severity::note, point,
+           fmt::format("is mounted {} times, from below: {}", stack.size(), layers),
+           meant ? fmt::format("a key by this path means mount {}, the lowest of the host's",
+                               meant->mount.id)
+                 : "none of them is the host's: a key by this path means nothing");
     }
   }
 

@@ -4,6 +4,7 @@
 #include <fmt/core.h>
 #include <unistd.h>
 
+#include <map>
 #include <utility>
 
 #include "base/text.h"
@@ -65,19 +66,20 @@ std::set<std::string> enabled_fs(const Options& opts) {
   return types;
 }
 
-// What config.json of a container of runc binds at `mountpoint`, where we are
+// What config.json binds, by destination, of a container of runc, where we are
 // so lucky as to find it.
-std::string configured_source(pid_t init, const std::string& mountpoint) {
+std::map<std::string, std::string> configured_sources(pid_t init) {
+  std::map<std::string, std::string> sources;
   try {
     for (const oci::RuncState& state : oci::list_containers(std::string(oci::default_runc_root))) {
       if (state.init_pid != init) continue;
       for (const oci::ConfigMount& mount : oci::read_config(state.bundle).mounts)
-        if (mount.bind() && mount.destination == mountpoint) return mount.source;
+        if (mount.bind()) sources[mount.destination] = mount.source;
     }
   } catch (const Error&) {
-    // Then the mount table alone has to do.
+    // Then the mount tables alone have to do.
   }
-  return {};
+  return sources;
 }
 
 void report_unused(const mountmap::KeyedMounts& keyed, Keys rule, Log& log) {
@@ -90,14 +92,18 @@ void report_unused(const mountmap::KeyedMounts& keyed, Keys rule, Log& log) {
   }
 }
 
-// All that can be known before anything is frozen.
+// All that can be known before anything is frozen: the log has it all, the
+// caller the first thing that stands in the way.
 void report_findings(const mountmap::KeyedMounts& keyed, Log& log) {
-  using mountmap::Severity;
+  const mountmap::MapFinding* first = nullptr;
   for (const auto& finding : keyed.findings) {
-    if (finding.severity == Severity::obstacle)
-      throw Error("checkpoint", finding.subject).because("it " + finding.what).hint(finding.remedy);
-    log.warn("{} {}; {}", finding.subject, finding.what, finding.remedy);
+    bool obstacle = finding.severity == mountmap::Severity::obstacle;
+    if (obstacle && !first) first = &finding;
+    log.write(obstacle ? LogLevel::error : LogLevel::warning,
+              fmt::format("{} {}; {}", finding.subject, finding.what, finding.remedy));
   }
+  if (first)
+    throw Error("checkpoint", first->subject).because("it " + first->what).hint(first->remedy);
 }
 
 }  // namespace
@@ -110,15 +116,19 @@ void plan_mounts(const Options& opts, Keys rule, Log& log, engine::DumpPlan& pla
     request.devices.push_back(device_key(external));
   request.skip.assign(opts.skip_mnt().begin(), opts.skip_mnt().end());
   UniqueFd root = kernel::open(fmt::format("/proc/{}/root", plan.root), O_PATH | O_DIRECTORY);
-  mountmap::KeyInput input{
-      .container = plan.mounts,
-      .host = host,
-      .request = request,
-      .resolve =
-          [&](const std::string& path) {
-            return mountmap::resolve_inside(root.get(), plan.mounts, path);
-          },
-      .configured = [&](const std::string& point) { return configured_source(plan.root, point); }};
+  auto configured = configured_sources(plan.root);
+  mountmap::KeyInput input{.container = plan.mounts,
+                           .host = host,
+                           .request = request,
+                           .resolve =
+                               [&](const std::string& path) {
+                                 return mountmap::resolve_inside(root.get(), plan.mounts, path);
+                               },
+                           .configured =
+                               [&](const std::string& point) {
+                                 auto source = configured.find(point);
+                                 return source == configured.end() ? std::string() : source->second;
+                               }};
   auto keyed = mountmap::apply_keys(input);
   report_unused(keyed, rule, log);
   report_findings(keyed, log);

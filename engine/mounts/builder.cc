@@ -193,7 +193,7 @@ void Builder::build() {
     }
   }
   restore_propagation(state.tree, state.mounts, state.sources, state.log);
-  kernel::replace_root(state.mounts[root].get());
+  kernel::replace_root(state.mounts[root].get(), staging.covers_root());
   state.log.info("{} mounts rebuilt", state.tree.nodes.size());
   state_.reset();
 }

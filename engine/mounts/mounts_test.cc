@@ -71,7 +71,7 @@ struct Host {
   }
   void enter() const {
     UniqueFd fd(::open(root.c_str(), O_PATH | O_CLOEXEC));
-    kernel::replace_root(fd.get());
+    kernel::replace_root(fd.get(), false);
   }
 };
 
