@@ -19,6 +19,14 @@ Error refusal(const image::MntEntry& entry, std::string cause) {
   return Error("rebuild the mount", describe(entry)).because(std::move(cause));
 }
 
+// What else can be done about a file system that isn't known here.
+std::string by_device(const image::MntEntry& entry) {
+  uint32_t major = entry.root_dev() >> 20, minor = entry.root_dev() & 0xfffff;
+  if (major == 0) return "; or allow it to be made anew: --enable-fs TYPE";
+  return "; or its device: --external dev[" + std::to_string(major) + "/" + std::to_string(minor) +
+         "]:KEY, and at restore dev[KEY]:/dev/DEVICE";
+}
+
 // Absolute, normal, without anything that leads elsewhere.
 bool is_plain_path(const std::string& path) {
   if (path == "/") return true;
@@ -150,7 +158,8 @@ void Planner::choose_source(int i) {
                                            : "it shows a part of a file system (" + root +
                                                  ") that the container has mounted nowhere else")
         .hint("Name it as external: --external mnt[" + node.entry->mountpoint() +
-              "]:KEY, and at restore mnt[KEY]:SOURCE; or unmount it in the container.");
+              "]:KEY, and at restore mnt[KEY]:SOURCE" +
+              (root == "/" ? by_device(*node.entry) : "") + "; or unmount it in the container.");
   node.how = How::bind;
   node.key.clear();
   node.source = best;

@@ -6,7 +6,7 @@ import pathlib
 import signal
 import subprocess
 
-from harness import Container, expect, run, scenario, wait_for
+from harness import Container, Skip, expect, run, scenario, wait_for
 
 
 class Tree:
@@ -339,3 +339,43 @@ def fault_7_unused_keys(env):
             tree.restore("--external", "mnt[]", "--external", f"mnt[volume]:{host}/")
             (host / "file").write_text("the host's")
             expect(tree.path(vol / "file").read_text() == "the host's", "not the host's volume")
+
+
+@scenario
+def mount_options(env):
+    """A device by its number, file systems by name, mounts left out with what stands on them."""
+    env.only_stasis()
+    disk, out, huge = env.work / "disk", env.work / "out", env.work / "huge"
+    image = env.work / "disk.img"
+    with open(image, "wb") as file:
+        file.truncate(8 << 20)
+    run("mkfs.ext2", "-q", image)
+    loop = subprocess.run(["losetup", "-f", "--show", image], capture_output=True, text=True,
+                          check=False).stdout.strip()
+    if not loop:
+        raise Skip("no loop device can be had")
+    with contextlib.ExitStack() as stack:
+        stack.callback(run, "losetup", "-d", loop, ok=None)
+        stack.enter_context(mounted(disk, out, huge))
+        number = os.stat(loop).st_rdev
+        setup = (f"mount -t ext2 {loop} {disk}; echo content >{disk}/file; mkdir {disk}/sub; "
+                 f"mount -t tmpfs out {out}; mkdir {out}/below; mount -t tmpfs below {out}/below; "
+                 f"mount -t ramfs huge {huge}")
+        with Tree(env, setup) as tree:
+            args = ["--external", "mnt[]"]
+            device = ["--external", f"dev[{os.major(number)}/{os.minor(number)}]:loop"]
+            says(tree.dump(*args, "--enable-fs", "ramfs", ok=False), f"{disk} (from",
+                 device[1].replace("loop", "KEY"))
+            says(tree.dump(*args, *device, ok=False), f"{huge} (from", "--enable-fs")
+            says(tree.dump(*args, "--external", "dev[7/255]:loop", ok=False),
+                 f"{os.major(number)}/{os.minor(number)} at {disk}")
+            tree.dump(*args, *device, "--enable-fs", "ramfs,xenfs", "--skip-mnt", f"{out}/")
+            says(tree.restore(*args, "--enable-fs", "ramfs", ok=False), str(disk), "dev[loop]:")
+            says(tree.restore(*args, "--external", f"dev[loop]:{loop}", ok=False), str(huge),
+                 "--enable-fs ramfs")
+            says(tree.restore(*args, "--external", f"dev[loop]:{image}", "--enable-fs", "ramfs",
+                              ok=False), "no block device")
+            tree.restore(*args, "--external", f"dev[loop]:{loop}", "--enable-fs", "ramfs")
+            expect(tree.path(disk / "file").read_text() == "content\n", "another device")
+            expect(" - ramfs " in tree.mount_line(huge), f"{huge}: {tree.mount_line(huge)}")
+            expect(not tree.mount_line(out) and not tree.mount_line(out / "below"), "not left out")
