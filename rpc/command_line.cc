@@ -108,6 +108,7 @@ CommandLine parse_command_line(int argc, char** argv, const std::string& default
   CommandLine result;
   apply_config_files(argc, argv, default_config, result.settings);
   Getopt().apply_all(argc, argv, result.settings);
+  if (result.settings.log_path.empty()) result.settings.opts.set_log_to_stderr(true);
   result.words.assign(argv + optind, argv + argc);
   return result;
 }
