@@ -1,14 +1,33 @@
 #include "base/text.h"
 
 #include <algorithm>
-#include <numeric>
+#include <set>
 #include <utility>
 
 namespace stasis::text {
 
 namespace {
 constexpr std::string_view blanks = " \t\r\n";
+
+// Letters to put in, take out or change.
+size_t distance(std::string_view a, std::string_view b) {
+  std::vector<size_t> row(b.size() + 1);
+  for (size_t j = 0; j <= b.size(); ++j) row[j] = j;
+  for (size_t i = 1; i <= a.size(); ++i) {
+    size_t diagonal = row[0];
+    row[0] = i;
+    for (size_t j = 1; j <= b.size(); ++j) {
+      size_t change = diagonal + (a[i - 1] == b[j - 1] ? 0 : 1);
+      diagonal = row[j];
+      row[j] = std::min({row[j] + 1, row[j - 1] + 1, change});
+    }
+  }
+  return row[b.size()];
 }
+
+std::string_view last_part(std::string_view path) { return path.substr(path.rfind('/') + 1); }
+
+}  // namespace
 
 std::string_view trim(std::string_view s) {
   auto first = s.find_first_not_of(blanks);
@@ -46,32 +65,26 @@ std::string_view next(std::string_view& rest, char separator) {
   return part;
 }
 
-namespace {
-
-// How many bytes have to be changed, added or taken away.
-size_t distance(std::string_view a, std::string_view b) {
-  std::vector<size_t> row(b.size() + 1);
-  std::iota(row.begin(), row.end(), size_t{0});
-  for (size_t i = 0; i < a.size(); ++i) {
-    size_t diagonal = std::exchange(row[0], i + 1);
-    for (size_t k = 0; k < b.size(); ++k) {
-      size_t changed = diagonal + (a[i] == b[k] ? 0 : 1);
-      diagonal = row[k + 1];
-      row[k + 1] = std::min({changed, row[k] + 1, diagonal + 1});
-    }
+std::vector<std::string> nearest(std::string_view word,
+                                 const std::vector<std::string>& candidates) {
+  constexpr size_t most = 3;
+  std::set<std::pair<size_t, std::string>> near;
+  for (const std::string& candidate : candidates) {
+    size_t away = distance(word, candidate);
+    bool same_end = !last_part(word).empty() && last_part(word) == last_part(candidate);
+    if (away <= 1 + word.size() / 4 || same_end) near.emplace(away, candidate);
   }
-  return row.back();
+  std::vector<std::string> result;
+  for (const auto& [away, candidate] : near)
+    if (result.size() < most) result.push_back(candidate);
+  return result;
 }
 
-}  // namespace
-
-std::vector<std::string> nearest(std::string_view wanted, std::vector<std::string> known,
-                                 size_t limit) {
-  std::stable_sort(known.begin(), known.end(), [&](const auto& a, const auto& b) {
-    return distance(wanted, a) < distance(wanted, b);
-  });
-  known.resize(std::min(known.size(), limit));
-  return known;
+std::string did_you_mean(std::string_view word, const std::vector<std::string>& candidates) {
+  std::string result;
+  for (const std::string& candidate : nearest(word, candidates))
+    result += (result.empty() ? ": did you mean " : " or ") + candidate;
+  return result.empty() ? result : result + "?";
 }
 
 }  // namespace stasis::text

@@ -27,9 +27,10 @@ std::vector<std::string_view> words(std::string_view s);  // by blanks, no empty
 // there is none) and returns it; for walking lines and fields without copies.
 std::string_view next(std::string_view& rest, char separator);
 
-// Those of `known` that a person may have meant by `wanted`: the nearest first,
-// `limit` at most.
-std::vector<std::string> nearest(std::string_view wanted, std::vector<std::string> known,
-                                 size_t limit);
+// Those of `candidates` that somebody who wrote `word` may have meant, the
+// nearest first, three at most.
+std::vector<std::string> nearest(std::string_view word, const std::vector<std::string>& candidates);
+// ": did you mean A or B?"; empty when nothing is near.
+std::string did_you_mean(std::string_view word, const std::vector<std::string>& candidates);
 
 }  // namespace stasis::text

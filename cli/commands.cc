@@ -207,7 +207,7 @@ class CommandLine {
     work->add_option("FD", fd_, "Number of the descriptor")->required();
     work->footer("Called by runc and others in place of `criu swrk FD`.");
     work->callback([this] { code_ = swrk(fd_.c_str()); });
-    app_.add_subcommand("criu", "Be CRIU: stasis criu check, stasis criu swrk FD");
+    app_.add_subcommand("criu", "Be CRIU: stasis criu dump | restore | check, with its options");
   }
 
   bool knows(std::string_view command) {

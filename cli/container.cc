@@ -96,6 +96,25 @@ Container open_container(const ContainerQuery& query) {
   return container;
 }
 
+namespace {
+
+std::map<int, mountmap::HostSource> host_sources(const mountmap::MountMap& map) {
+  std::map<int, mountmap::HostSource> sources;
+  for (const auto& row : map.rows) {
+    if (row.kind != mountmap::MountClass::external || row.source.empty()) continue;
+    auto file = mountmap::identify(row.source);
+    sources[row.mount.id] = {.path = row.source,
+                             .major = row.mount.major,
+                             .minor = row.mount.minor,
+                             .root = mountmap::standing_root(row.mount),
+                             .fstype = row.mount.fstype,
+                             .file = file.value_or(mountmap::FileIdentity{})};
+  }
+  return sources;
+}
+
+}  // namespace
+
 engine::DumpPlan build_dump_plan(const Container& container) {
   if (container.init <= 0)
     throw Error("checkpoint bundle", container.bundle).because("no container of it runs");
@@ -107,6 +126,7 @@ engine::DumpPlan build_dump_plan(const Container& container) {
   plan.content_mounts = container.map.content_mounts();
   plan.recreated_mounts = container.map.recreated_mounts();
   if (container.policy.ghost_limit) plan.ghost_limit = *container.policy.ghost_limit;
+  plan.host_sources = host_sources(container.map);
   // The freezer of cgroup v1 where that is in use, else v2's.
   for (const char* controller : {"freezer", ""})
     if (auto cgroup = container.cgroups.find(controller);

@@ -1,13 +1,23 @@
 #include "cli/criu.h"
 
 #include <fmt/core.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
+#include <cerrno>
 #include <cstdio>
 #include <string_view>
+#include <utility>
 
 #include "base/text.h"
 #include "cli/features.h"
 #include "engine/plan.h"
+#include "kernel/call.h"
+#include "rpc/command_line.h"
+#include "rpc/operation.h"
+#include "rpc/option_names.h"
+#include "rpc/plans.h"
+#include "rpc/policy.h"
 #include "rpc/server.h"
 
 namespace stasis::cli {
@@ -43,17 +53,8 @@ bool has_feature(std::string_view name) {
   return false;
 }
 
-// `check [--feature NAME]...`; options that only say how to check are passed over.
-int check_features(int argc, char** argv) {
-  constexpr std::string_view option = "--feature";
-  for (int i = 0; i < argc; ++i) {
-    std::string_view argument = argv[i], name;
-    if (argument == option && i + 1 < argc)
-      name = argv[++i];
-    else if (argument.starts_with("--feature="))
-      name = argument.substr(option.size() + 1);
-    else
-      continue;
+int check_features(const std::vector<std::string>& names) {
+  for (const std::string& name : names) {
     if (has_feature(name)) continue;
     fmt::print(stderr, "Error (stasis/check): {} is not supported\n", name);
     return 1;
@@ -80,6 +81,127 @@ std::string missing_feature() {
   return {};
 }
 
+rpc::EngineCalls engine_calls() {
+  rpc::EngineCalls calls;
+  calls.dump = engine::dump;
+  calls.restore = engine::restore;
+  calls.obstacles = engine::obstacles;
+  calls.missing = missing_feature;
+  return calls;
+}
+
+// A dump or a restore by CRIU's command line.
+class Command {
+ public:
+  Command(const rpc::Settings& settings, std::string operation)
+      : settings_(settings),
+        operation_(std::move(operation)),
+        directories_(rpc::open_directories(settings)),
+        // As in CRIU: the log, the pidfile and all relative paths are meant from there.
+        entered_(kernel::must(kernel::call(SYS_fchdir, directories_.work.get()), "enter",
+                              "the work directory")),
+        log_(rpc::start_log(settings, directories_, operation_)) {}
+
+  int run() {
+    try {
+      operation_ == "dump" ? dump() : restore();
+      return 0;
+    } catch (const Error& error) {
+      log_.error(error);
+      tell(error.what());
+    } catch (const std::exception& error) {
+      log_.error(error.what());
+      tell(error.what());
+    }
+    return 1;
+  }
+
+ private:
+  // CRIU is silent when it has a log file; whoever typed the command isn't
+  // helped by that.
+  void tell(const char* what) const {
+    if (!settings_.log_path.empty())
+      fmt::print(stderr, "Error (stasis/{}): {}\n", operation_, what);
+  }
+
+  void dump() {
+    engine::DumpPlan plan = rpc::dump_plan(settings_.opts, log_, rpc::Keys::all_used);
+    rpc::apply_policy(settings_.opts, plan, log_);
+    rpc::EngineCalls calls = engine_calls();
+    rpc::refuse_obstacles(plan, calls, log_);
+    engine::Observer nobody;
+    engine::DumpResult result = calls.dump(plan, directories_.images.get(), nobody, log_);
+    rpc::keep_stats(directories_.work.get(), result, log_);
+    log_.info("Dumping finished successfully");
+  }
+
+  void restore() {
+    engine::RestorePlan plan = rpc::restore_plan(settings_.opts, rpc::Keys::all_used);
+    rpc::apply_policy(plan, log_);
+    plan.pidfile = settings_.pidfile;
+    if (plan.sibling && !settings_.detach)
+      throw Error("restore", "").because("--restore-sibling wants --restore-detached beside it");
+    engine::Observer nobody;
+    engine::RestoreResult result =
+        engine_calls().restore(plan, directories_.images.get(), nobody, log_);
+    rpc::keep_stats(directories_.work.get(), result, log_);
+    if (!settings_.detach) wait_for_all();
+  }
+
+  // Not detached: we are the tasks' parent until the last of them has ended.
+  static void wait_for_all() {
+    long reaped = 0;
+    while (reaped >= 0 || reaped == -EINTR)
+      reaped = kernel::call(SYS_wait4, -1, nullptr, 0, nullptr);
+  }
+
+  const rpc::Settings& settings_;
+  std::string operation_;
+  rpc::Directories directories_;
+  long entered_;
+  rpc::LogFile log_;
+};
+
+constexpr std::string_view other_commands[] = {"pre-dump", "lazy-pages", "page-server", "service",
+                                               "dedup",    "cpuinfo",    "exec",        "show"};
+
+int usage(const std::string& what) {
+  fmt::print(stderr, "Error (stasis): {}\nTry --help for more info\n", what);
+  return 1;
+}
+
+void print_help() {
+  fmt::print(
+      "Usage:\n"
+      "  criu dump -t PID -D DIR [OPTION]...\n"
+      "  criu restore -D DIR [OPTION]...\n"
+      "  criu check [--feature NAME]...\n"
+      "  criu swrk FD\n"
+      "This is stasis in the place of CRIU {}.{}: options, images, logs and exit codes are those\n"
+      "of criu(8). What stasis can't do yet it refuses by name. The options are:\n",
+      rpc::compatible_major, rpc::compatible_minor);
+  size_t column = 0;
+  for (const rpc::OptionName& option : rpc::option_names()) {
+    std::string word =
+        fmt::format("{}--{}", option.letter ? fmt::format("-{}|", option.letter) : "", option.name);
+    if (column + word.size() > 90) column = 0;
+    fmt::print("{}{}", column == 0 ? "\n  " : ", ", word);
+    column += word.size() + 2;
+  }
+  fmt::print("\n");
+}
+
+int run_command(const rpc::CommandLine& line) {
+  const std::string& command = line.words.front();
+  for (std::string_view known : other_commands)
+    if (command == known) return usage(command + " isn't supported by stasis yet");
+  if (command == "swrk" && line.words.size() == 2) return swrk(line.words[1].c_str());
+  if (line.words.size() > 1) return usage("excessive parameter for command " + command);
+  if (command == "check") return check_features(line.settings.features) == 0 ? check_as_criu() : 1;
+  if (command != "dump" && command != "restore") return usage("unknown command: " + command);
+  return Command(line.settings, command).run();
+}
+
 }  // namespace
 
 int swrk(const char* fd) {
@@ -88,26 +210,27 @@ int swrk(const char* fd) {
     fmt::print(stderr, "stasis: swrk wants the number of an open descriptor, not \"{}\"\n", fd);
     return 2;
   }
-  rpc::EngineCalls calls;
-  calls.dump = engine::dump;
-  calls.restore = engine::restore;
-  calls.obstacles = engine::obstacles;
-  calls.missing = missing_feature;
-  return rpc::serve(*number, calls);
+  return rpc::serve(*number, engine_calls());
 }
 
 int criu(int argc, char** argv) {
-  std::string_view command = argc > 1 ? argv[1] : "";
-  if (command == "swrk" && argc == 3) return swrk(argv[2]);
-  if (command == "--version" || command == "-V") {
-    fmt::print("Version: 4.2\n");
+  // Runtimes wait for it, and its caller's environment is none of its business.
+  if (argc == 3 && std::string_view(argv[1]) == "swrk") return swrk(argv[2]);
+  try {
+    rpc::CommandLine line = rpc::parse_command_line(argc, argv, rpc::EngineCalls().default_config);
+    if (line.settings.version)
+      fmt::print("Version: {}.{}\n", rpc::compatible_major, rpc::compatible_minor);
+    else if (line.settings.help)
+      print_help();
+    else if (line.words.empty())
+      return usage("command is required");
+    else
+      return run_command(line);
     return 0;
+  } catch (const Error& error) {
+    return usage(
+        fmt::format("{}{}{}", error.what(), error.remedy().empty() ? "" : "; ", error.remedy()));
   }
-  if (command == "check") return check_features(argc - 2, argv + 2) == 0 ? check_as_criu() : 1;
-  fmt::print(stderr,
-             "stasis: as criu it knows: swrk FD, check, --version; "
-             "for containers of runc use: stasis checkpoint ID, stasis restore ID\n");
-  return 2;
 }
 
 }  // namespace stasis::cli

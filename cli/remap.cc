@@ -35,12 +35,13 @@ std::vector<Wanted> mappable(const image::Checkpoint& image, const oci::Config& 
   std::vector<std::string> keys;
   for (const Wanted& wanted : known) keys.push_back(wanted.key);
   std::string destination = argument.substr(0, argument.find('='));
-  std::vector<std::string> near = text::nearest(oci::clean_path(destination), keys, 4);
+  std::vector<std::string> near = text::nearest(oci::clean_path(destination), keys);
   throw Error("understand", "--map " + argument)
       .because(destination + " is no external mount of the checkpoint" +
-               (near.empty() ? ", which has none" : ""))
-      .hint(near.empty() ? "stasis inspect shows what it has"
-                         : fmt::format("did you mean {}?", fmt::join(near, ", ")));
+               (keys.empty() ? ", which has none" : ""))
+      .hint(near.empty()
+                ? "stasis inspect shows what it has: " + fmt::format("{}", fmt::join(keys, ", "))
+                : fmt::format("did you mean {}?", fmt::join(near, ", ")));
 }
 
 // A path may hold "=" itself: the first one behind a known destination counts.

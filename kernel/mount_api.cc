@@ -103,11 +103,12 @@ void make_tree_private(const std::string& path) {
        "make mounts private below", path);
 }
 
-void replace_root(int new_root) {
+void replace_root(int new_root, bool covered) {
   must(call(SYS_fchdir, new_root), "enter", "the new root");
   // Both arguments may be the same directory: the old root then lies on top of
-  // the new one, where the next call finds it.
+  // the new one, where the next calls find it, what covers it first.
   must(call(SYS_pivot_root, ".", "."), "make the restored tree the root", "of the mount namespace");
+  if (covered) detach_mount(".");
   detach_mount(".");
   must(call(SYS_chdir, "/"), "enter", "the new root");
 }

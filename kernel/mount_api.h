@@ -55,7 +55,8 @@ void make_tree_private(const std::string& path);
 
 // The mount behind `new_root` becomes the root of this process and its
 // namespace; the old tree is detached. The working directory is the new root.
-void replace_root(int new_root);
+// `covered`: a mount stands on the old root itself.
+void replace_root(int new_root, bool covered);
 
 void detach_mount(const std::string& path);
 

@@ -34,13 +34,6 @@ bool contains(const List& list, std::string_view wanted) {
 using Device = std::pair<unsigned, unsigned>;
 Device device(const Mount& mount) { return {mount.major, mount.minor}; }
 
-// The kernel appends this to a root whose name has been removed.
-std::string_view standing_root(const Mount& mount) {
-  std::string_view root = mount.root;
-  if (root.ends_with("//deleted")) root.remove_suffix(9);
-  return root;
-}
-
 bool device_node(const Mount& mount) { return mount.fstype == "devtmpfs" && mount.root != "/"; }
 
 std::string_view base_name(std::string_view path) { return path.substr(path.rfind('/') + 1); }
@@ -59,6 +52,7 @@ class Mapper {
     for (auto& row : rows_)
       if (!done_.contains(row.mount.id)) classify_part(row);
     warn_of_shared_keys();
+    explain_stacks();
     return {table_, std::move(rows_), std::move(findings_)};
   }
 
@@ -85,14 +79,10 @@ class Mapper {
     findings_.push_back({severity, "mount " + point, std::move(what), std::move(remedy), mount});
   }
 
-  // Where the host shows the root of this mount.
+  // Where the host shows the root of this mount, uncovered.
   std::string host_path(const Mount& mount) const {
-    std::string_view root = standing_root(mount);
-    for (const auto& host : input_.host.mounts()) {
-      if (device(host) != device(mount) || !inside(root, host.root)) continue;
-      std::string path = rebase(root, host.root, host.mountpoint);
-      if (input_.host.at(path) == &host) return path;  // otherwise covered by another
-    }
+    for (auto& place : host_places(input_.host, mount.major, mount.minor, standing_root(mount)))
+      if (place.visible) return place.path;
     return {};
   }
 
@@ -288,6 +278,28 @@ class Mapper {
     }
   }
 
+  // Which one a key by path means where several mounts are at one place.
+  void explain_stacks() {
+    std::map<std::string, std::vector<const MapRow*>> places;
+    for (const auto& row : rows_) places[row.mount.mountpoint].push_back(&row);
+    for (const auto& [point, stack] : places) {
+      if (stack.size() < 2 || point == "/") continue;
+      std::string layers;
+      const MapRow* meant = nullptr;
+      for (const MapRow* row : stack) {
+        layers += fmt::format(
+            "{}{} {} ({})", layers.empty() ? "" : ", then ", row->mount.id, row->mount.fstype,
+            row->kind == MountClass::external ? "from " + row->source : "its own");
+        if (!meant && row->kind == MountClass::external) meant = row;
+      }
+      find(Severity::note, point,
+           fmt::format("is mounted {} times, from below: {}", stack.size(), layers),
+           meant ? fmt::format("a key by this path means mount {}, the lowest of the host's",
+                               meant->mount.id)
+                 : "none of them is the host's: a key by this path means nothing");
+    }
+  }
+
   const MapInput& input_;
   const MountTable& table_;
   std::set<Device> host_devices_;
@@ -346,31 +358,6 @@ std::set<int> MountMap::recreated_mounts() const {
   for (const auto& row : rows)
     if (row.kind == MountClass::own && row.action == Action::recreate) ids.insert(row.mount.id);
   return ids;
-}
-
-KeyedMounts external_from_keys(const MountTable& table, const MountTable& host,
-                               const std::vector<std::pair<std::string, std::string>>& keys) {
-  std::set<Device> host_devices;
-  for (const auto& mount : host.mounts()) host_devices.insert(device(mount));
-  // The lowest mount on a place is the one that the runtime made, unless it is
-  // plainly the container's own: a whole file system that the host doesn't have.
-  auto likely = [&](const Mount& mount) {
-    return mount.root != "/" || host_devices.contains(device(mount));
-  };
-  KeyedMounts result;
-  for (const auto& [key, value] : keys) {
-    std::string point = oci::clean_path(key);
-    const Mount* chosen = nullptr;
-    for (const auto& mount : table.mounts()) {
-      if (mount.mountpoint != point || mount.id == table.root().id) continue;
-      if (!chosen || (!likely(*chosen) && likely(mount))) chosen = &mount;
-    }
-    if (chosen)
-      result.external.insert_or_assign(chosen->id, value);
-    else
-      result.unused.push_back(key);
-  }
-  return result;
 }
 
 }  // namespace stasis::mountmap

@@ -16,6 +16,7 @@
 #include <utility>
 #include <vector>
 
+#include "mountmap/identity.h"
 #include "mountmap/mount_table.h"
 #include "oci/config.h"
 
@@ -26,19 +27,6 @@ enum class ExternalKind { none, directory, file, masked, device, cgroup };
 
 // What a rule of the policy wants done with a mount (mountmap/policy.h).
 enum class Action { keep, remap, content, recreate, skip, refuse };
-
-// What a file is, whatever path leads to it. Inode numbers are used again, so
-// the time of birth belongs to it where the file system keeps one.
-struct FileIdentity {
-  unsigned major = 0, minor = 0;
-  uint64_t inode = 0;
-  int64_t born_ns = 0;  // 0: unknown
-  uint64_t mount = 0;   // unique id of the mount it was reached through, 0: unknown
-  bool directory = false;
-
-  bool known() const { return inode != 0; }
-  bool same_file(const FileIdentity& other) const;
-};
 
 struct MapRow {
   Mount mount;
@@ -104,8 +92,9 @@ void examine_sources(MountMap& map, int root, const SourceRecord* created);
 // are now are what a mount will show.
 void examine_config(MountMap& map);
 
-// A source path as it is now. Nothing where nothing is there.
-std::optional<FileIdentity> identify(const std::string& path);
+// The mountpoint that a path with the container's symbolic links leads to;
+// `root` is a descriptor of its root directory. Empty where no mount stands.
+std::string resolve_inside(int root, const MountTable& table, const std::string& path);
 
 struct Policy;
 struct PolicySubject;
@@ -121,15 +110,5 @@ struct PolicyView {
 // mounted there.
 MountMap map_process(pid_t pid, const oci::Config* config, const SourceRecord* created,
                      std::string rootfs = "/", const PolicyView* policy = nullptr);
-
-// For doors that are given keys (mountpoints inside the container) and values
-// (names in the image) instead of a configuration. A key means one mount, the
-// host's, also where others are stacked on the same place.
-struct KeyedMounts {
-  std::map<int, std::string> external;  // mount id -> value
-  std::vector<std::string> unused;      // keys that stand for no mount
-};
-KeyedMounts external_from_keys(const MountTable& table, const MountTable& host,
-                               const std::vector<std::pair<std::string, std::string>>& keys);
 
 }  // namespace stasis::mountmap

@@ -272,18 +272,6 @@ TEST_CASE("the LXC container of 2015 and the one on aufs") {
         MountClass::root);
 }
 
-TEST_CASE("keys of the RPC mean the host's mount") {
-  auto table = MountTable::parse(
-      "90 9 8:1 /c / rw - ext4 a rw\n91 90 0:77 / /vol rw - tmpfs t rw\n92 91 8:2 /v /vol rw - "
-      "ext4 b rw\n93 92 0:78 / /vol rw - tmpfs t rw\n94 90 0:5 /null /proc/keys rw - devtmpfs u "
-      "rw\n");
-  auto keyed = external_from_keys(
-      table, MountTable::parse(host_text),
-      {{"/vol/", "v"}, {"/proc/keys", "/dev/null"}, {"/proc/gone", "/dev/null"}, {"/", "root"}});
-  CHECK(keyed.external == std::map<int, std::string>{{92, "v"}, {94, "/dev/null"}});
-  CHECK(keyed.unused == std::vector<std::string>{"/proc/gone", "/"});
-}
-
 TEST_CASE("sources are known by what they are") {
   Scratch scratch;
   auto file = scratch.file("hosts");

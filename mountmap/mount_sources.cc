@@ -159,20 +159,6 @@ std::string descriptor_path(int fd) {
   return kernel::read_link("/proc/self/fd/" + std::to_string(fd));
 }
 
-// The mountpoint that a destination with symbolic links leads to inside the
-// container; by the mount's id, since the file there may have lost its name.
-std::string resolve_inside(int root, const MountTable& table, const std::string& path) {
-  long fd = kernel::try_open_in(root, path, O_PATH, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS);
-  if (fd < 0) return {};
-  UniqueFd here(static_cast<int>(fd));
-  struct statx stat{};
-  if (kernel::call(SYS_statx, here.get(), "", AT_EMPTY_PATH | quiet, STATX_MNT_ID, &stat) < 0 ||
-      !(stat.stx_attributes & STATX_ATTR_MOUNT_ROOT))
-    return {};
-  const Mount* mount = table.find(static_cast<int>(stat.stx_mnt_id));
-  return mount ? mount->mountpoint : std::string();
-}
-
 // Where a container has pivoted already, `rootfs` is no path inside it.
 UniqueFd open_root(pid_t pid, std::string& rootfs) {
   std::string root = "/proc/" + std::to_string(pid) + "/root";
@@ -189,9 +175,17 @@ std::string process_link(pid_t pid, const char* name) {
 
 }  // namespace
 
-bool FileIdentity::same_file(const FileIdentity& other) const {
-  return major == other.major && minor == other.minor && inode == other.inode &&
-         (born_ns == other.born_ns || born_ns == 0 || other.born_ns == 0);
+// By the mount's id, since the file there may have lost its name.
+std::string resolve_inside(int root, const MountTable& table, const std::string& path) {
+  long fd = kernel::try_open_in(root, path, O_PATH, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS);
+  if (fd < 0) return {};
+  UniqueFd here(static_cast<int>(fd));
+  struct statx stat{};
+  if (kernel::call(SYS_statx, here.get(), "", AT_EMPTY_PATH | quiet, STATX_MNT_ID, &stat) < 0 ||
+      !(stat.stx_attributes & STATX_ATTR_MOUNT_ROOT))
+    return {};
+  const Mount* mount = table.find(static_cast<int>(stat.stx_mnt_id));
+  return mount ? mount->mountpoint : std::string();
 }
 
 void examine_config(MountMap& map) {

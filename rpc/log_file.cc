@@ -31,7 +31,9 @@ void LogFile::write(LogLevel level, std::string_view line) {
   long micros = (now.tv_sec - start_.tv_sec) * 1'000'000 + (now.tv_nsec - start_.tv_nsec) / 1000;
   fmt::memory_buffer text;
   auto out = std::back_inserter(text);
-  fmt::format_to(out, "({:02}.{:06}) ", micros / 1'000'000, micros % 1'000'000);
+  // As in CRIU: no times where only errors and warnings are wanted.
+  if (level_ > LogLevel::warning)
+    fmt::format_to(out, "({:02}.{:06}) ", micros / 1'000'000, micros % 1'000'000);
   if (level == LogLevel::error) fmt::format_to(out, "Error ({}): ", who_);
   if (level == LogLevel::warning) fmt::format_to(out, "Warn  ({}): ", who_);
   fmt::format_to(out, "{}\n", line);

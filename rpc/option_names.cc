@@ -10,6 +10,7 @@
 #include <array>
 #include <cerrno>
 #include <utility>
+#include <vector>
 
 #include "base/text.h"
 #include "kernel/fs.h"
@@ -18,55 +19,7 @@
 namespace stasis::rpc {
 namespace {
 
-template <typename Value>
-using Named = std::pair<std::string_view, Value>;
-
-using Flag = void (Options::*)(bool);
-using Text = std::string* (Options::*)();  // mutable_x or add_x
-
-constexpr auto flags = std::to_array<Named<Flag>>({
-    {"auto-dedup", &Options::set_auto_dedup},
-    {"display-stats", &Options::set_display_stats},
-    {"enable-external-masters", &Options::set_ext_masters},
-    {"enable-external-sharing", &Options::set_ext_sharing},
-    {"evasive-devices", &Options::set_evasive_devices},
-    {"ext-unix-sk", &Options::set_ext_unix_sk},
-    {"file-locks", &Options::set_file_locks},
-    {"force-irmap", &Options::set_force_irmap},
-    {"lazy-pages", &Options::set_lazy_pages},
-    {"leave-running", &Options::set_leave_running},
-    {"leave-stopped", &Options::set_leave_stopped},
-    {"link-remap", &Options::set_link_remap},
-    {"mntns-compat-mode", &Options::set_mntns_compat_mode},
-    {"orphan-pts-master", &Options::set_orphan_pts_master},
-    {"restore-sibling", &Options::set_rst_sibling},
-    {"shell-job", &Options::set_shell_job},
-    {"skip-file-rwx-check", &Options::set_skip_file_rwx_check},
-    {"skip-in-flight", &Options::set_tcp_skip_in_flight},
-    {"tcp-close", &Options::set_tcp_close},
-    {"tcp-established", &Options::set_tcp_established},
-    {"track-mem", &Options::set_track_mem},
-    {"unprivileged", &Options::set_unprivileged},
-    {"weak-sysctls", &Options::set_weak_sysctls},
-});
-
-constexpr auto texts = std::to_array<Named<Text>>({
-    {"cgroup-props", &Options::mutable_cgroup_props},
-    {"cgroup-props-file", &Options::mutable_cgroup_props_file},
-    {"cgroup-yard", &Options::mutable_cgroup_yard},
-    {"freeze-cgroup", &Options::mutable_freeze_cgroup},
-    {"lsm-mount-context", &Options::mutable_lsm_mount_context},
-    {"lsm-profile", &Options::mutable_lsm_profile},
-    {"prev-images-dir", &Options::mutable_parent_img},
-    {"root", &Options::mutable_root},
-    {"cgroup-dump-controller", &Options::add_cgroup_dump_controller},
-    {"enable-fs", &Options::add_enable_fs},
-    {"external", &Options::add_external},
-    {"irmap-scan-path", &Options::add_irmap_scan_paths},
-    {"skip-mnt", &Options::add_skip_mnt},
-});
-
-constexpr auto cgroup_modes = std::to_array<Named<CgroupMode>>({
+constexpr auto cgroup_modes = std::to_array<std::pair<std::string_view, CgroupMode>>({
     {"", DEFAULT},
     {"ignore", IGNORE},
     {"none", CG_NONE},
@@ -75,14 +28,6 @@ constexpr auto cgroup_modes = std::to_array<Named<CgroupMode>>({
     {"full", FULL},
     {"strict", STRICT},
 });
-
-// The entry's value, or null.
-template <typename Table>
-auto find(const Table& table, std::string_view name) -> decltype(&table[0].second) {
-  for (const auto& [known, value] : table)
-    if (known == name) return &value;
-  return nullptr;
-}
 
 Error wrong_value(std::string_view option, const std::string& value) {
   return Error("understand the option", fmt::format("{} {}", option, value));
@@ -95,7 +40,7 @@ Int number(std::string_view option, const std::string& value) {
   return *result;
 }
 
-uint32_t size_in_bytes(std::string_view option, std::string value) {
+uint32_t size_in_bytes(std::string_view option, const std::string& value) {
   uint64_t unit = 1;
   if (value.ends_with('K')) unit = 1 << 10;
   if (value.ends_with('M')) unit = 1 << 20;
@@ -114,28 +59,45 @@ std::pair<std::string, std::string> pair_of(std::string_view option, const std::
   return {value.substr(0, colon), value.substr(colon + 1)};
 }
 
-void apply_inherit_fd(Options& opts, const std::string& value) {
+void tree(Settings& s, const std::string& value) {
+  s.opts.set_pid(number<int>("tree", value));
+  if (s.opts.pid() <= 0) throw wrong_value("tree", value).because("a process id is expected");
+}
+
+void images_dir(Settings& s, const std::string& value) {
+  s.opts.set_images_dir(value);
+  s.opts.set_images_dir_fd(-1);
+}
+
+void inherit_fd(Settings& s, const std::string& value) {
   size_t end = value.find("]:");
   if (!value.starts_with("fd[") || end == value.npos)
     throw wrong_value("inherit-fd", value).because("expected fd[NUMBER]:KEY");
-  InheritFd& inherited = *opts.add_inherit_fd();
+  InheritFd& inherited = *s.opts.add_inherit_fd();
   inherited.set_fd(number<int>("inherit-fd", value.substr(3, end - 3)));
   inherited.set_key(value.substr(end + 2));
 }
 
-void apply_external_mount(Options& opts, const std::string& value) {
+void ext_mount_map(Settings& s, const std::string& value) {
   if (value == "auto") {
-    opts.set_auto_ext_mnt(true);
+    s.opts.set_auto_ext_mnt(true);
     return;
   }
   auto [key, name] = pair_of("ext-mount-map", value);
-  ExternalMount& mount = *opts.add_ext_mnt();
+  ExternalMount& mount = *s.opts.add_ext_mnt();
   mount.set_key(key);
   mount.set_val(name);
 }
 
-void apply_cgroup_root(Options& opts, const std::string& value) {
-  CgroupRoot& root = *opts.add_cg_root();
+void ext_unix_sk(Settings& s, const std::string& value) {
+  s.opts.set_ext_unix_sk(true);
+  if (value.empty()) return;
+  for (std::string_view inode : text::split(value, ','))
+    s.opts.add_unix_sk_ino()->set_inode(number<uint32_t>("ext-unix-sk", std::string(inode)));
+}
+
+void cgroup_root(Settings& s, const std::string& value) {
+  CgroupRoot& root = *s.opts.add_cg_root();
   if (value.starts_with('/')) {
     root.set_path(value);
     return;
@@ -145,58 +107,216 @@ void apply_cgroup_root(Options& opts, const std::string& value) {
   root.set_path(path);
 }
 
-void apply_join_ns(Options& opts, const std::string& value) {
+void manage_cgroups(Settings& s, const std::string& value) {
+  for (const auto& [name, mode] : cgroup_modes) {
+    if (name != value) continue;
+    s.opts.set_manage_cgroups_mode(mode);
+    return;
+  }
+  throw wrong_value("manage-cgroups", value)
+      .because("expected ignore, none, props, soft, full or strict");
+}
+
+void join_ns(Settings& s, const std::string& value) {
   auto [kind, file] = pair_of("join-ns", value);
-  JoinNamespace& join = *opts.add_join_ns();
+  JoinNamespace& join = *s.opts.add_join_ns();
   join.set_ns(kind);
   join.set_ns_file(file);
 }
 
-void apply_network_lock(Options& opts, const std::string& value) {
+void empty_ns(Settings& s, const std::string& value) {
+  if (value != "net") throw wrong_value("empty-ns", value).because("only net can be left empty");
+  s.opts.set_empty_ns(CLONE_NEWNET);
+}
+
+void network_lock(Settings& s, const std::string& value) {
   if (value == "iptables")
-    opts.set_network_lock(IPTABLES);
+    s.opts.set_network_lock(IPTABLES);
   else if (value == "nftables")
-    opts.set_network_lock(NFTABLES);
-  else if (value == "skip")
-    opts.set_network_lock(SKIP);
+    s.opts.set_network_lock(NFTABLES);
+  else if (value == "skip" || value == "none")
+    s.opts.set_network_lock(SKIP);
   else
     throw wrong_value("network-lock", value).because("expected iptables, nftables or skip");
 }
 
-// Options with a value that isn't a plain text. True when it was one.
-bool apply_valued(Settings& settings, std::string_view option, const std::string& value) {
-  Options& opts = settings.opts;
-  if (option == "images-dir") {
-    opts.set_images_dir(value);
-    opts.set_images_dir_fd(-1);
-  } else if (option == "work-dir") {
-    settings.work_dir = value;
-  } else if (option == "log-file") {
-    settings.log_path = value;
-  } else if (option == "ghost-limit") {
-    opts.set_ghost_limit(size_in_bytes(option, value));
-  } else if (option == "timeout") {
-    opts.set_timeout(number<uint32_t>(option, value));
-  } else if (option == "empty-ns") {
-    if (value != "net") throw wrong_value(option, value).because("only net can be left empty");
-    opts.set_empty_ns(CLONE_NEWNET);
-  } else if (option == "inherit-fd") {
-    apply_inherit_fd(opts, value);
-  } else if (option == "ext-mount-map") {
-    apply_external_mount(opts, value);
-  } else if (option == "cgroup-root") {
-    apply_cgroup_root(opts, value);
-  } else if (option == "join-ns") {
-    apply_join_ns(opts, value);
-  } else if (option == "network-lock") {
-    apply_network_lock(opts, value);
-  } else {
-    return false;
-  }
-  return true;
+void pre_dump_mode(Settings& s, const std::string& value) {
+  if (value != "splice" && value != "read")
+    throw wrong_value("pre-dump-mode", value).because("expected splice or read");
+  s.opts.set_pre_dump_mode(value == "read" ? VM_READ : SPLICE);
 }
 
+void file_validation(Settings&, const std::string& value) {
+  // Without a build id in the image the size is what remains, for CRIU, too.
+  if (value != "filesize" && value != "buildid")
+    throw wrong_value("file-validation", value).because("expected filesize or buildid");
+}
+
+// Each -v is one more; so many of them in one word are "vvv", a number sets it.
+void verbosity(Settings& s, const std::string& value) {
+  bool more = value.find_first_not_of('v') == value.npos;
+  int level = s.opts.log_level() + 1 + static_cast<int>(value.size());
+  if (!more) level = text::to_int<int>(value).value_or(0);
+  s.opts.set_log_level(level);
+}
+
+void veth_pair(Settings& s, const std::string& value) {
+  size_t equals = value.find('=');
+  if (equals == value.npos) throw wrong_value("veth-pair", value).because("expected IN=OUT");
+  VethPair& pair = *s.opts.add_veths();
+  pair.set_if_in(value.substr(0, equals));
+  pair.set_if_out(value.substr(equals + 1));
+}
+
+void page_server(Settings& s, const std::string&) { s.opts.mutable_ps(); }
+void close_fd(Settings&, const std::string& value) { ::close(number<int>("close", value)); }
+void ghost_limit(Settings& s, const std::string& value) {
+  s.opts.set_ghost_limit(size_in_bytes("ghost-limit", value));
+}
+void timeout(Settings& s, const std::string& value) {
+  s.opts.set_timeout(number<uint32_t>("timeout", value));
+}
+void status_fd(Settings& s, const std::string& value) {
+  s.opts.set_status_fd(number<int>("status-fd", value));
+}
+void feature(Settings& s, const std::string& value) { s.features.push_back(value); }
+
+// What only allows or advises something that stasis does or doesn't need
+// anyway, or what concerns a part of CRIU that was refused already.
+void nothing_to_do(Settings&, const std::string&) {}
+
+// Named by apply_option().
+void refuse(Settings&, const std::string&) {
+  throw Error("honour", "").because("stasis doesn't support it yet").hint("leave it out");
+}
+
+using S = Settings;
+using Text = OptionName::Text;  // tells which of the overloads
+constexpr auto no = Argument::none;
+constexpr auto needs = Argument::required;
+constexpr auto may = Argument::optional;
+
+// clang-format off
+const auto names = std::to_array<OptionName>({
+    {"action-script", 0, needs, &refuse},
+    {"address", 0, needs, &nothing_to_do},
+    {"all", 0, no, &nothing_to_do},
+    {"allow-uprobes", 0, no, &S::ignored},
+    {"auto-dedup", 0, no, &Options::set_auto_dedup},
+    {"cgroup-dump-controller", 0, needs, Text{&Options::add_cgroup_dump_controller}},
+    {"cgroup-props", 0, needs, &Options::mutable_cgroup_props},
+    {"cgroup-props-file", 0, needs, &Options::mutable_cgroup_props_file},
+    {"cgroup-root", 0, needs, &cgroup_root},
+    {"cgroup-yard", 0, needs, &Options::mutable_cgroup_yard},
+    {"close", 0, needs, &close_fd},
+    {"config", 0, needs, &nothing_to_do},  // read before all others
+    {"cpu-cap", 0, may, &refuse},
+    {"daemon", 0, no, &S::detach},
+    {"deprecated", 0, no, &S::ignored},
+    {"display-stats", 0, no, &Options::set_display_stats},
+    {"empty-ns", 0, needs, &empty_ns},
+    {"enable-external-masters", 0, no, &Options::set_ext_masters},
+    {"enable-external-sharing", 0, no, &Options::set_ext_sharing},
+    {"enable-fs", 0, needs, Text{&Options::add_enable_fs}},
+    {"evasive-devices", 0, no, &Options::set_evasive_devices},
+    {"exec-cmd", 0, no, &refuse},
+    {"experimental", 0, no, &S::ignored},
+    {"ext-mount-map", 'M', needs, &ext_mount_map},
+    {"ext-unix-sk", 'x', may, &ext_unix_sk},
+    {"external", 0, needs, Text{&Options::add_external}},
+    {"extra", 0, no, &S::ignored},
+    {"feature", 0, needs, &feature},
+    {"file-locks", 'l', no, &Options::set_file_locks},
+    {"file-validation", 0, needs, &file_validation},
+    {"force-irmap", 0, no, &Options::set_force_irmap},
+    {"freeze-cgroup", 0, needs, &Options::mutable_freeze_cgroup},
+    {"ghost-fiemap", 0, no, &S::ignored},
+    {"ghost-limit", 0, needs, &ghost_limit},
+    {"help", 'h', no, &S::help},
+    {"images-dir", 'D', needs, &images_dir},
+    {"inherit-fd", 0, needs, &inherit_fd},
+    {"irmap-scan-path", 0, needs, Text{&Options::add_irmap_scan_paths}},
+    {"join-ns", 'J', needs, &join_ns},
+    {"lazy-pages", 0, no, &Options::set_lazy_pages},
+    {"leave-running", 'R', no, &Options::set_leave_running},
+    {"leave-stopped", 's', no, &Options::set_leave_stopped},
+    {"libdir", 'L', needs, &refuse},
+    {"link-remap", 0, no, &Options::set_link_remap},
+    {"log-file", 'o', needs, &S::log_path},
+    {"log-pid", 0, no, &S::ignored},
+    {"lsm-mount-context", 0, needs, &Options::mutable_lsm_mount_context},
+    {"lsm-profile", 0, needs, &Options::mutable_lsm_profile},
+    {"manage-cgroups", 0, may, &manage_cgroups},
+    {"mntns-compat-mode", 0, no, &Options::set_mntns_compat_mode},
+    {"ms", 0, no, &refuse},
+    {"network-lock", 0, needs, &network_lock},
+    {"no-default-config", 0, no, &nothing_to_do},  // looked for before all others
+    {"orphan-pts-master", 0, no, &Options::set_orphan_pts_master},
+    {"page-server", 0, no, &page_server},
+    {"pidfile", 0, needs, &S::pidfile},
+    {"port", 0, needs, &nothing_to_do},
+    {"pre-dump-mode", 0, needs, &pre_dump_mode},
+    {"prev-images-dir", 0, needs, &Options::mutable_parent_img},
+    {"ps-socket", 0, needs, &nothing_to_do},
+    {"restore-detached", 'd', no, &S::detach},
+    {"restore-sibling", 'S', no, &Options::set_rst_sibling},
+    {"root", 'r', needs, &Options::mutable_root},
+    {"shell-job", 'j', no, &Options::set_shell_job},
+    {"skip-file-rwx-check", 0, no, &Options::set_skip_file_rwx_check},
+    {"skip-in-flight", 0, no, &Options::set_tcp_skip_in_flight},
+    {"skip-mnt", 0, needs, Text{&Options::add_skip_mnt}},
+    {"status-fd", 0, needs, &status_fd},
+    {"stream", 0, no, &refuse},
+    {"tcp-close", 0, no, &Options::set_tcp_close},
+    {"tcp-established", 0, no, &Options::set_tcp_established},
+    {"timeout", 0, needs, &timeout},
+    {"tls", 0, no, &Options::set_tls},
+    {"tls-cacert", 0, needs, &Options::mutable_tls_cacert},
+    {"tls-cacrl", 0, needs, &Options::mutable_tls_cacrl},
+    {"tls-cert", 0, needs, &Options::mutable_tls_cert},
+    {"tls-key", 0, needs, &Options::mutable_tls_key},
+    {"tls-no-cn-verify", 0, no, &Options::set_tls_no_cn_verify},
+    {"track-mem", 0, no, &Options::set_track_mem},
+    {"tree", 't', needs, &tree},
+    {"unprivileged", 0, no, &Options::set_unprivileged},
+    {"verbosity", 'v', may, &verbosity},
+    {"version", 'V', no, &S::version},
+    {"veth-pair", 0, needs, &veth_pair},
+    {"weak-sysctls", 0, no, &Options::set_weak_sysctls},
+    {"work-dir", 'W', needs, &S::work_dir},
+});
+// clang-format on
+
+const OptionName& find(std::string_view wanted, bool& off) {
+  off = false;
+  for (const OptionName& option : names)
+    if (option.name == wanted) return option;
+  off = wanted.starts_with("no-");
+  std::vector<std::string> known;
+  for (const OptionName& option : names) {
+    if (off && option.negatable() && option.name == wanted.substr(3)) return option;
+    known.emplace_back(option.name);
+  }
+  throw Error("understand the option", std::string(wanted))
+      .because("no such option" + text::did_you_mean(wanted, known))
+      .hint("the options are those of criu(8)");
+}
+
+struct Apply {
+  Settings& settings;
+  const std::string& value;
+  bool off;
+
+  void operator()(OptionName::Flag set) const { (settings.opts.*set)(!off); }
+  void operator()(OptionName::Switch place) const { settings.*place = !off; }
+  void operator()(OptionName::Text place) const { *(settings.opts.*place)() = value; }
+  void operator()(OptionName::Word place) const { settings.*place = value; }
+  void operator()(OptionName::Action action) const { action(settings, value); }
+};
+
 }  // namespace
+
+std::span<const OptionName> option_names() { return names; }
 
 void apply_option(Settings& settings, std::string_view option, const std::string& argument) {
   std::string value = argument;
@@ -204,25 +324,19 @@ void apply_option(Settings& settings, std::string_view option, const std::string
     value = option.substr(equals + 1);
     option = option.substr(0, equals);
   }
-  Options& opts = settings.opts;
-  bool off = option.starts_with("no-");
-  if (const Flag* set = find(flags, off ? option.substr(3) : option)) {
-    if (!value.empty()) throw wrong_value(option, value).because("it takes no value");
-    (opts.**set)(!off);
-  } else if (option == "manage-cgroups") {
-    const CgroupMode* mode = find(cgroup_modes, value);
-    if (!mode)
-      throw wrong_value(option, value)
-          .because("expected ignore, none, props, soft, full or strict");
-    opts.set_manage_cgroups_mode(*mode);
-  } else if (option == "verbosity") {
-    opts.set_log_level(value.empty() ? 4 : number<int>(option, value));
-  } else if (const Text* place = find(texts, option); place && !value.empty()) {
-    *(opts.**place)() = value;
-  } else if (value.empty() || !apply_valued(settings, option, value)) {
-    throw wrong_value(option, value)
-        .because(value.empty() ? "no such option without a value" : "no such option")
-        .hint("the options are those of criu(8), without their dashes");
+  bool off = false;
+  const OptionName& known = find(option, off);
+  if (known.argument == Argument::none && !value.empty())
+    throw wrong_value(option, value).because("it takes no value");
+  if (known.argument == Argument::required && value.empty())
+    throw wrong_value(option, value).because("it needs a value");
+  try {
+    std::visit(Apply{settings, value, off}, known.what);
+  } catch (Error& error) {
+    if (!error.subject().empty()) throw;
+    throw Error(error.operation(), "--" + std::string(option))
+        .because(error.cause())
+        .hint(error.remedy());
   }
 }
 

@@ -7,14 +7,14 @@
 
 namespace stasis::rpc {
 
-// Keys that stand for no mount are told to the log: runc names all its devices.
-engine::DumpPlan dump_plan(const Options& opts, Log& log);
-engine::RestorePlan restore_plan(const Options& opts);
+// What becomes of a name (of a mount, of a device) that stands for nothing. A
+// person who typed it has mistyped it: an error. A program names what may be
+// there: runc and crun every device and every masked path, present or not, and
+// a configuration file serves all containers of a host: that only goes to the
+// log.
+enum class Keys { all_used, may_be_unused };
 
-// An element of `external`: "net[4026532281]:extRootNetNS", "mnt[/etc/hosts]:hosts".
-struct External {
-  std::string kind, id, value;
-};
-External parse_external(const std::string& text);
+engine::DumpPlan dump_plan(const Options& opts, Log& log, Keys rule = Keys::may_be_unused);
+engine::RestorePlan restore_plan(const Options& opts, Keys rule = Keys::may_be_unused);
 
 }  // namespace stasis::rpc

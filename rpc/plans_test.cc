@@ -6,6 +6,7 @@
 #include <catch2/catch.hpp>
 
 #include "base/error.h"
+#include "rpc/externals.h"
 
 using namespace stasis;
 using namespace stasis::rpc;
@@ -73,10 +74,37 @@ TEST_CASE("what can't be done is refused", "[rpc]") {
   refused([](Options& o) { o.set_track_mem(true); });
   refused([](Options& o) { o.set_leave_stopped(true); });
   refused([](Options& o) { o.mutable_ps()->set_port(1); });
-  refused([](Options& o) { o.set_auto_ext_mnt(true); });
+  refused([](Options& o) { o.add_external("tty[5:6]"); });
+  refused([](Options& o) { o.add_external("mnt[]:x"); });
+  refused([](Options& o) { o.add_external("dev[5]:x"); });
+  refused([](Options& o) { o.set_cgroup_props("x"); });
   refused([](Options& o) { o.set_empty_ns(CLONE_NEWIPC); });
   refused([](Options& o) { o.add_external("moo[5]:x"); });
   refused([](Options& o) { o.add_external("net[x]:x"); });
   refused([](Options& o) { o.set_pid(0x7ffffff0); });
   refused([](Options& o) { o.set_pid(-1); });
+}
+
+TEST_CASE("keys that stand for nothing", "[rpc]") {
+  NullLog log;
+  Options opts;
+  opts.set_pid(getpid());
+  opts.add_external("mnt[/no/such/place]:x");
+  CHECK_NOTHROW(dump_plan(opts, log));
+  CHECK_THROWS_WITH(dump_plan(opts, log, Keys::all_used), Catch::Contains("/no/such/place"));
+}
+
+TEST_CASE("every form of naming mounts at a restore", "[rpc]") {
+  Options opts;
+  opts.add_external("mnt[]:ms");
+  opts.add_external("mnt[a b]:/srv/a b:c");
+  opts.add_external("dev[loop]:/dev/loop7");
+  opts.add_enable_fs("hugetlbfs,bpf");
+  engine::RestorePlan plan = restore_plan(opts, Keys::all_used);
+  CHECK(plan.root == "/");
+  CHECK(plan.automatic_mounts);
+  CHECK(plan.all_keys_used);
+  CHECK(plan.external_mounts == std::map<std::string, std::string>{{"a b", "/srv/a b:c"}});
+  CHECK(plan.external_devices == std::map<std::string, std::string>{{"loop", "/dev/loop7"}});
+  CHECK(plan.enabled_fs == std::set<std::string>{"bpf", "hugetlbfs"});
 }

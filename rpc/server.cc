@@ -2,26 +2,19 @@
 
 #include <fmt/core.h>
 #include <sys/syscall.h>
-#include <sys/utsname.h>
 
 #include <cerrno>
 #include <optional>
 
 #include "kernel/call.h"
 #include "rpc/channel.h"
-#include "rpc/log_file.h"
 #include "rpc/observer.h"
 #include "rpc/option_names.h"
 #include "rpc/plans.h"
 #include "rpc/policy.h"
-#include "rpc/stats.h"
 
 namespace stasis::rpc {
 namespace {
-
-// What we say we are: callers compare it with the CRIU release that brought
-// the feature they need.
-constexpr int compatible_major = 4, compatible_minor = 2;
 
 Response answer_to(const Request& request, bool success) {
   Response response;
@@ -69,12 +62,7 @@ class Operation {
   void prepare() {
     std::optional<Error> config_error = read_settings();
     directories_ = open_directories(settings_, channel_);
-    log_.emplace(open_log(settings_, directories_), settings_.opts.log_level(),
-                 request_.type() == DUMP ? "stasis/dump" : "stasis/restore");
-    utsname system{};
-    uname(&system);
-    log_->info("Version: stasis (as CRIU {}.{}) on {} {} {}", compatible_major, compatible_minor,
-               system.sysname, system.release, system.machine);
+    log_.emplace(start_log(settings_, directories_, request_.type() == DUMP ? "dump" : "restore"));
     if (config_error) throw *config_error;
   }
 
@@ -100,36 +88,15 @@ class Operation {
     engine::DumpPlan plan = dump_plan(settings_.opts, *log_);
     stage_errno_ = EOPNOTSUPP;
     apply_policy(settings_.opts, plan, *log_);
-    refuse_obstacles(plan);
+    refuse_obstacles(plan, calls_, *log_);
     stage_errno_ = EIO;
     NotifyObserver observer(channel_, settings_.opts.notify_scripts());
     engine::DumpResult result = calls_.dump(plan, directories_.images.get(), observer, *log_);
-    keep_stats(result);
+    keep_stats(directories_.work.get(), result, *log_);
     log_->info("Dump finished");
     Response response = answer_to(request_, true);
     response.mutable_dump()->set_restored(false);
     return response;
-  }
-
-  void refuse_obstacles(const engine::DumpPlan& plan) {
-    std::vector<engine::Finding> findings = calls_.obstacles(plan);
-    if (findings.empty()) return;
-    for (const engine::Finding& finding : findings)
-      log_->error(fmt::format("{} {}; {}", finding.subject, finding.what, finding.remedy));
-    const engine::Finding& first = findings.front();
-    std::string cause = first.subject + " " + first.what;
-    if (findings.size() > 1) cause += fmt::format(" (and {} more)", findings.size() - 1);
-    throw Error("dump", fmt::format("process {}", plan.root)).because(cause).hint(first.remedy);
-  }
-
-  // Statistics are no reason to call a finished operation failed.
-  template <typename Result>
-  void keep_stats(const Result& result) {
-    try {
-      write_stats(directories_.work.get(), result);
-    } catch (const Error& error) {
-      log_->warn("{}", error.what());
-    }
   }
 
   // The answer goes out before the tasks run: see Observer::restored().
@@ -139,7 +106,7 @@ class Operation {
     stage_errno_ = EIO;
     NotifyObserver observer(channel_, settings_.opts.notify_scripts());
     observer.on_restored = [&](const engine::RestoreResult& result) {
-      keep_stats(result);
+      keep_stats(directories_.work.get(), result, *log_);
       Response response = answer_to(request_, true);
       response.mutable_restore()->set_pid(result.root);
       channel_.send(std::move(response));

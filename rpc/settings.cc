@@ -40,9 +40,18 @@ Directories open_directories(const Settings& settings, const Channel& channel) {
   return result;
 }
 
+Directories open_directories(const Settings& settings) {
+  Directories result;
+  result.images = open_directory(settings.opts.has_images_dir() ? settings.opts.images_dir() : ".");
+  result.work = settings.work_dir.empty() ? duplicate(result.images.get())
+                                          : open_directory(settings.work_dir);
+  return result;
+}
+
 UniqueFd open_log(const Settings& settings, const Directories& directories) {
   constexpr int flags = O_WRONLY | O_CREAT | O_TRUNC | O_APPEND | O_NOFOLLOW | O_NOCTTY;
   const Options& opts = settings.opts;
+  if (settings.log_path == "-") return duplicate(STDOUT_FILENO);
   if (!settings.log_path.empty())
     return kernel::open_at(directories.work.get(), settings.log_path, flags, 0600);
   if (opts.log_to_stderr() && !opts.has_log_file()) return duplicate(STDERR_FILENO);

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "base/unique_fd.h"
 #include "rpc.pb.h"
@@ -13,14 +14,22 @@ namespace stasis::rpc {
 
 struct Settings {
   Options opts;
-  std::string work_dir;  // only configuration files name it by path
-  std::string log_path;  // likewise; may hold slashes, unlike opts.log_file
+  // Only configuration files and the command line name these by path; the log's
+  // may hold slashes, unlike opts.log_file, and "-" is stdout.
+  std::string work_dir, log_path;
+  // What only a command line says.
+  std::string pidfile;
+  std::vector<std::string> features;
+  bool detach = false, help = false, version = false;
+  bool ignored = false;  // of switches that make no difference here
 };
 
 struct Directories {
   UniqueFd images, work;
 };
 Directories open_directories(const Settings& settings, const Channel& channel);
+// For a command line: everything is a path, the current directory the default.
+Directories open_directories(const Settings& settings);
 
 // The log's descriptor, for appending; an older log is emptied.
 UniqueFd open_log(const Settings& settings, const Directories& directories);

@@ -20,6 +20,7 @@
 #include "netdev.pb.h"
 #include "ns.pb.h"
 #include "pstree.pb.h"
+#include "stasis.pb.h"
 
 namespace stasis::image {
 
@@ -91,6 +92,7 @@ struct Checkpoint {
   std::vector<NetDeviceEntry> netdevs;
   std::optional<CgroupEntry> cgroup;
   std::optional<SeccompEntry> seccomp;
+  std::optional<StasisEntry> more;  // of images that stasis made
 
   const TaskImage& root() const { return tasks.front(); }
   // CLONE_NEW* of the kinds of namespace that the container has of its own.

@@ -13,6 +13,7 @@
 #include "netdev.pb.h"
 #include "ns.pb.h"
 #include "pstree.pb.h"
+#include "stasis.pb.h"
 #include "stats.pb.h"
 
 namespace stasis::image {
@@ -84,6 +85,7 @@ const Format formats[] = {
     {"cgroup", 0x59383330, of<CgroupEntry>},
     {"seccomp", 0x64413049, of<SeccompEntry>},
     {"stats", 0x57093306, of<StatsEntry>},
+    {"stasis", 0x53544153, of<StasisEntry>},  // ours
 };
 
 constexpr std::string_view raw_names[] = {

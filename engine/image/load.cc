@@ -168,6 +168,7 @@ void read_namespaces(Checkpoint& image) {
   bool has_own = (own & CLONE_NEWTIME) && dir.has(own_clocks);
   image.timens = dir.maybe_one<TimensEntry>(has_own ? own_clocks : "timens-0");
   image.cgroup = dir.maybe_one<CgroupEntry>("cgroup");
+  image.more = dir.maybe_one<StasisEntry>("stasis");
   image.seccomp = dir.maybe_one<SeccompEntry>("seccomp");
 }
 

@@ -15,9 +15,9 @@ constexpr int directory = O_RDONLY | O_DIRECTORY | O_NOFOLLOW;
 
 // Images that are there or not there; one left by an earlier checkpoint in the
 // same directory would be read as part of ours. The others are named by an id.
-constexpr const char* optional_stems[] = {"remap-fpath", "memfd",    "pipes-data", "fifo-data",
-                                          "sk-queues",   "tty-info", "tty-data",   "filelocks",
-                                          "cgroup",      "seccomp",  "apparmor",   "cpuinfo"};
+constexpr const char* optional_stems[] = {
+    "remap-fpath", "memfd",  "pipes-data", "fifo-data", "sk-queues", "tty-info", "tty-data",
+    "filelocks",   "cgroup", "seccomp",    "apparmor",  "cpuinfo",   "stasis"};
 
 std::string file_name(const std::string& stem) { return stem + ".img"; }
 

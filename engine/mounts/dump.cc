@@ -8,6 +8,7 @@
 #include "engine/mounts/archive.h"
 #include "engine/mounts/fs_types.h"
 #include "engine/mounts/mounts.h"
+#include "engine/mounts/sources.h"
 #include "engine/mounts/taken.h"
 #include "engine/mounts/tree.h"
 #include "engine/mounts/view.h"
@@ -75,6 +76,14 @@ void set_root(const Mount& mount, const Surroundings& around, image::MntEntry& e
   entry.set_root(root.empty() ? "/" : root);
 }
 
+// To be made anew by the type's name, whatever that is.
+bool is_enabled(const Mount& mount, const DumpPlan& plan) {
+  if (auto key = plan.external_mounts.find(mount.id); key != plan.external_mounts.end())
+    return key->second == external_device;
+  return fstype_code(mount.fstype) == image::UNSUPPORTED &&
+         (plan.enabled_fs.contains(mount.fstype) || plan.enabled_fs.contains("all"));
+}
+
 image::MntEntry describe(const Mount& mount, const DumpPlan& plan, const Surroundings& around) {
   image::MntEntry entry;
   entry.set_fstype(fstype_code(mount.fstype));
@@ -91,6 +100,12 @@ image::MntEntry describe(const Mount& mount, const DumpPlan& plan, const Surroun
     entry.set_options(mount.sb_options + (mount.sb_options.empty() ? "" : ",") + "newinstance");
   entry.set_shared_id(static_cast<uint32_t>(mount.shared));
   entry.set_master_id(static_cast<uint32_t>(mount.master));
+  if (auto source = plan.mount_sources.find(mount.id); source != plan.mount_sources.end())
+    entry.set_source(source->second);
+  if (is_enabled(mount, plan)) {
+    entry.set_fstype(image::AUTO);
+    entry.set_fsname(mount.fstype);
+  }
   if (auto key = plan.external_mounts.find(mount.id); key != plan.external_mounts.end()) {
     entry.set_ext_key(key->second);
     const auto& host = around.host.mounts();
@@ -202,6 +217,7 @@ void dump(const DumpPlan& plan, uint32_t ns_id, image::ImageWriter& writer, Log&
   for (const auto& whole : description.taken) pack_taken(plan, whole, writer, log);
   for (const auto& entry : description.entries)
     writer.append("mountpoints-" + std::to_string(ns_id), entry);
+  write_sources(plan, writer);
 }
 
 }  // namespace stasis::engine::mounts

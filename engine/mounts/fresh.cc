@@ -51,7 +51,8 @@ UniqueFd make_fresh(const FreshMount& what) {
   const auto& entry = *what.entry;
   auto type = mountable_type(entry).value_or("");
   kernel::FsContext context(type);
-  if (!entry.source().empty()) context.set("source", entry.source());
+  const auto& source = what.source.empty() ? entry.source() : what.source;
+  if (!source.empty()) context.set("source", source);
   set_options(context, what, type);
   bool read_only = entry.sb_flags() & MS_RDONLY;
   if (read_only && !what.content.valid()) context.set("ro");

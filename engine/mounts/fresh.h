@@ -12,6 +12,7 @@ struct FreshMount {
   const image::MntEntry* entry = nullptr;
   UniqueFd content;            // the archive of a tmpfs
   std::string cgroup_options;  // cgroup2: the host's options, which are everybody's
+  std::string source;          // in place of the entry's own, unless empty
   std::string lsm_context;     // replaces the entry's "context=" unless empty
 };
 

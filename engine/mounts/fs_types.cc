@@ -43,12 +43,17 @@ image::Fstype fstype_code(std::string_view name) {
   return image::UNSUPPORTED;
 }
 
+bool is_known_type(std::string_view name) {
+  for (const auto& type : fs_types)
+    if (type.name == name) return type.mountable;
+  return false;
+}
+
 std::optional<std::string> mountable_type(const image::MntEntry& entry) {
-  for (const auto& type : fs_types) {
-    bool same = entry.fstype() == image::AUTO ? entry.fsname() == type.name
-                                              : entry.fstype() == static_cast<uint32_t>(type.code);
-    if (same && type.mountable) return std::string(type.name);
-  }
+  if (entry.fstype() == image::AUTO && !entry.fsname().empty()) return entry.fsname();
+  for (const auto& type : fs_types)
+    if (entry.fstype() == static_cast<uint32_t>(type.code) && type.mountable)
+      return std::string(type.name);
   return std::nullopt;
 }
 

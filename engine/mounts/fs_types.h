@@ -15,7 +15,11 @@ namespace stasis::engine::mounts {
 // UNSUPPORTED where it has none, which is right for disk file systems.
 image::Fstype fstype_code(std::string_view name);
 
-// The name to mount the entry's file system by, if that can be done.
+// A type of which a new one can be mounted on every host without harm.
+bool is_known_type(std::string_view name);
+
+// The name to mount the entry's file system by, if that can be done. An entry
+// may name any type; whether it is allowed to is for the restore to say.
 std::optional<std::string> mountable_type(const image::MntEntry& entry);
 
 // The type's name; empty for those that the format has no number for.

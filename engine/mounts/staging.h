@@ -18,8 +18,12 @@ class Staging {
   // The root of the new tree, which must not be covered by others.
   void attach_root(int mount);
 
+  // It stands on our own root directory, not on one beneath it.
+  bool covers_root() const { return covers_root_; }
+
  private:
   UniqueFd mount_, directory_, file_, root_;
+  bool covers_root_;
 };
 
 }  // namespace stasis::engine::mounts

@@ -7,17 +7,13 @@
 
 #include "engine/mounts/tree.h"
 #include "kernel/fs.h"
+#include "mountmap/identity.h"
 
 namespace stasis::engine::mounts {
 
 namespace {
 
 using mountmap::Mount;
-
-std::string standing_root(const Mount& mount) {
-  constexpr std::string_view deleted = "//deleted";
-  return mount.root.substr(0, mount.root.size() - (mount.root.ends_with(deleted) ? 9 : 0));
-}
 
 class Taker {
  public:

@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/text.h"
 #include "engine/mounts/fs_types.h"
+#include "engine/plan.h"
 
 namespace stasis::engine::mounts {
 
@@ -16,6 +17,14 @@ constexpr size_t most_mounts = 20000;
 
 Error refusal(const image::MntEntry& entry, std::string cause) {
   return Error("rebuild the mount", describe(entry)).because(std::move(cause));
+}
+
+// What else can be done about a file system that isn't known here.
+std::string by_device(const image::MntEntry& entry) {
+  uint32_t major = entry.root_dev() >> 20, minor = entry.root_dev() & 0xfffff;
+  if (major == 0) return "; or allow it to be made anew: --enable-fs TYPE";
+  return "; or its device: --external dev[" + std::to_string(major) + "/" + std::to_string(minor) +
+         "]:KEY, and at restore dev[KEY]:/dev/DEVICE";
 }
 
 // Absolute, normal, without anything that leads elsewhere.
@@ -98,6 +107,7 @@ void Planner::name_externals() {
     auto& node = tree_.nodes[i];
     if (node.how == How::root) continue;
     node.key = external_key(*node.entry);
+    if (node.key == external_device) node.key.clear();  // made anew, from a device that is given
     if (!node.key.empty()) node.how = How::external;
   }
 }
@@ -154,7 +164,8 @@ void Planner::choose_source(int i) {
                                            : "it shows a part of a file system (" + root +
                                                  ") that the container has mounted nowhere else")
         .hint("Name it as external: --external mnt[" + node.entry->mountpoint() +
-              "]:KEY, and at restore mnt[KEY]:SOURCE; or unmount it in the container.");
+              "]:KEY, and at restore mnt[KEY]:SOURCE" +
+              (root == "/" ? by_device(*node.entry) : "") + "; or unmount it in the container.");
   node.how = How::bind;
   node.key.clear();
   node.source = best;

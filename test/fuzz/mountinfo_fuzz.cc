@@ -7,7 +7,7 @@
 
 #include "base/error.h"
 #include "mountmap/map_json.h"
-#include "mountmap/mount_map.h"
+#include "mountmap/mount_keys.h"
 
 using namespace stasis::mountmap;
 
@@ -22,6 +22,15 @@ void check_order(const MountTable& table) {
   }
 }
 
+void check_keys(const MountTable& container, const MountTable& host, const KeyRequest& request) {
+  KeyedMounts keyed = apply_keys(
+      {.container = container, .host = host, .request = request, .look = [](const auto&) {
+         return std::nullopt;
+       }});
+  for (const auto& [id, name] : keyed.external)
+    if (!container.find(id) || keyed.skipped.contains(id)) __builtin_trap();
+}
+
 void check_map(const MountTable& container, const MountTable& host) {
   MountMap map = make_map({.container = container, .host = host, .resolve = {}});
   if (map.rows.size() != container.mounts().size()) __builtin_trap();
@@ -29,8 +38,9 @@ void check_map(const MountTable& container, const MountTable& host) {
     if (row.reason.empty()) __builtin_trap();
     if ((row.kind == MountClass::external) == row.key.empty()) __builtin_trap();
     dump_json(to_json(row));
-    external_from_keys(container, host, {{row.mount.mountpoint, "key"}});
+    check_keys(container, host, {.keys = {{row.mount.mountpoint, "key", ":"}}});
   }
+  check_keys(container, host, {.skip = {"/a"}, .automatic = true});
 }
 
 }  // namespace
