@@ -119,11 +119,12 @@ class Comparison {
   void compare_access(const MntEntry& entry, bool wants_read_only) {
     bool is_read_only = (entry.flags() & MS_RDONLY) != 0;
     if (is_read_only == wants_read_only) return;
-    find(Severity::warning, entry.mountpoint(),
+    // Never less confined than the configuration at hand says.
+    find(wants_read_only ? Severity::obstacle : Severity::warning, entry.mountpoint(),
          fmt::format("is {} in the checkpoint and comes back so, though config.json says {}",
                      is_read_only ? "read-only" : "writable",
                      wants_read_only ? "read-only" : "writable"),
-         "");
+         wants_read_only ? "make it writable in config.json, or checkpoint it read-only" : "");
   }
 
   void compare_external(const Wanted& wanted) {

@@ -127,19 +127,26 @@ TEST_CASE("sources that are gone or of another kind") {
   CHECK(differences(config).at(0).find("is to stand on a file") != std::string::npos);
 }
 
+TEST_CASE("a mount doesn't come back writable where config.json wants it read-only") {
+  Bundle bundle;
+  oci::Config config = bundle.config();
+  at(config, "/etc/hosts").options = {"rbind", "ro"};
+  CHECK(differences(config) ==
+        Lines{"obstacle: mount /etc/hosts is writable in the checkpoint and comes back so, though "
+              "config.json says read-only; make it writable in config.json, or checkpoint it "
+              "read-only"});
+}
+
 TEST_CASE("differences that prevent nothing") {
   Bundle bundle;
   oci::Config config = bundle.config();
   config.root_readonly = false;
-  at(config, "/etc/hosts").options = {"rbind", "ro"};
   at(config, "/tmp").type = "ramfs";
   config.mounts.push_back({"/more", "tmpfs", "tmpfs", {}});
   CHECK(
       differences(config) ==
       Lines{"warning: mount / is read-only in the checkpoint and comes back so, though "
             "config.json says writable",
-            "warning: mount /etc/hosts is writable in the checkpoint and comes back so, though "
-            "config.json says read-only",
             "warning: mount /tmp is a tmpfs of its own in the checkpoint and comes back so, though "
             "config.json says ramfs",
             "warning: mount /more is in config.json but not in the checkpoint: the restored "

@@ -70,6 +70,7 @@ TEST_CASE("the demo container, as both CRIUs wrote it") {
   CHECK(image.dir.has(archive));
   CHECK(kernel::read_all(image.dir.raw(archive).get(), archive).substr(0, 2) == "\x1f\x8b");
 
+  REQUIRE((image.uts && image.ipc && image.timens));
   CHECK(image.uts->nodename() == "demo");
   CHECK(image.ipc->shm_ctlmni() == 4096);
   CHECK(image.timens->monotonic().tv_sec() > 0);
