@@ -28,6 +28,8 @@ Document::Document(std::string_view text, std::string file) : file_(std::move(fi
   } catch (const nlohmann::json::parse_error& error) {
     throw Error("read", file_)
         .because("not valid JSON (near byte " + std::to_string(error.byte) + ")");
+  } catch (const nlohmann::json::out_of_range&) {
+    throw Error("read", file_).because("it holds a number that is too large");
   }
 }
 

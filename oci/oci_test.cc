@@ -90,6 +90,7 @@ TEST_CASE("errors name the file and the JSON path") {
   CHECK(complaint("[]") == "cannot use config.json: /: expected an object");
   CHECK(complaint("{\"root\":") == "cannot read config.json: not valid JSON (near byte 9)");
   CHECK(complaint("").find("not valid JSON") != std::string::npos);
+  CHECK(complaint("[1e999]") == "cannot read config.json: it holds a number that is too large");
 }
 
 TEST_CASE("the state that a hook reads") {
