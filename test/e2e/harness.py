@@ -49,7 +49,9 @@ def expect(holds, message):
 def run(*command, ok=True, timeout=120, env=None, **keywords):
     """Runs a command; a failure (or success, with ok=False; None: either) is a Failure."""
     command = [str(c) for c in command]
-    result = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+    if "input" not in keywords:
+        keywords["stdin"] = subprocess.DEVNULL
+    result = subprocess.run(command, capture_output=True, text=True,
                             errors="replace", timeout=timeout * PATIENCE, check=False,
                             env={**os.environ, **(env or {})}, **keywords)
     if ok is not None and (result.returncode == 0) != ok:

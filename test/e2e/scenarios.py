@@ -2,7 +2,7 @@
 import os
 import pathlib
 
-from harness import Container, expect, run, scenario, wait_for
+from harness import Container, Skip, expect, run, scenario, wait_for
 
 ALL_CAPS = ["CAP_SETUID", "CAP_SETGID", "CAP_KILL", "CAP_SYS_NICE"]
 
@@ -39,6 +39,35 @@ for _program in ("counter", "threads", "memory", "clock", "signals", "tree", "li
 program_scenario("timers", ignore=("/ShdPnd",))  # which go on firing while we look
 program_scenario("confined", change=more_caps)
 program_scenario("touch", "64")
+
+
+PROFILE = """profile stasis-test flags=(attach_disconnected,mediate_deleted) {
+  file, mount, umount, pivot_root, capability, network, signal, ptrace, unix, dbus,
+  deny /etc/hostname r,
+}
+"""
+
+
+@scenario
+def apparmor(env):
+    """A container under an AppArmor profile comes back under it."""
+    if not os.path.exists("/sys/kernel/security/apparmor"):
+        raise Skip("this kernel has no AppArmor")
+    run("apparmor_parser", "-r", "-K", input=PROFILE)
+
+    def change(config):
+        config["process"]["apparmorProfile"] = "stasis-test"
+    c = Container(env, "threads", change=change)
+    with c:
+        c.start()
+        before = c.observe()
+        labels = {p["lsm"] for p in before["processes"].values()}
+        expect(labels == {"stasis-test (enforce)"}, f"not confined by the profile: {labels}")
+        image = c.checkpoint()
+        c.gone()
+        c.restore(image).same_as(before)
+        c.ask()
+    c.gone()
 
 
 @scenario
