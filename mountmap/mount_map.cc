@@ -164,7 +164,7 @@ class Mapper {
     } else if (masked_file(mount)) {
       external(row, ExternalKind::masked, "/dev/null", "masked: /dev/null stands over it");
       row.key = "/dev/null";  // what runc names on restore, one for all of them
-    } else if (mount.fstype == "cgroup") {
+    } else if (mount.fstype == "cgroup" || (mount.fstype == "cgroup2" && input_.cgroup_namespace)) {
       classify_cgroup(row);
     } else if (mount.root == "/") {
       classify_file_system(row, config);
@@ -173,7 +173,7 @@ class Mapper {
 
   void classify_cgroup(MapRow& row) {
     if (input_.cgroup_namespace) {
-      own(row, "cgroup v1 hierarchy seen from the container's cgroup namespace: mounted anew");
+      own(row, "cgroup hierarchy seen from the container's cgroup namespace: mounted anew");
       return;
     }
     external(row, ExternalKind::cgroup, host_path(row.mount),

@@ -132,6 +132,22 @@ TEST_CASE("a container of runc under cgroup v2") {
   CHECK(map.findings.empty());
 }
 
+TEST_CASE("cgroup v2 in a cgroup namespace: its root is a group of the host's hierarchy") {
+  auto host = fixture("host-cgroup2.mountinfo");
+  auto mounts = fixture("runc-cgroup2.mountinfo").mounts();
+  for (auto& mount : mounts)
+    if (mount.fstype == "cgroup2") mount.root = "/user.slice/web";
+  MountTable container(mounts);
+  auto config = runc_config();
+  auto map = make_map({.container = container,
+                       .host = host,
+                       .config = &config,
+                       .cgroup_namespace = true,
+                       .resolve = {}});
+  CHECK(at(map, "/sys/fs/cgroup").kind == MountClass::own);
+  CHECK(map.findings.empty());
+}
+
 TEST_CASE("without config.json the tables alone give the same classes") {
   auto container = fixture("runc-cgroup1.mountinfo"), host = fixture("host-cgroup1.mountinfo");
   auto config = runc_config();

@@ -82,10 +82,11 @@ uint32_t NsIds::id(uint64_t flag) const { return root_ids_[index_of(flag)]; }
 void NsIds::fill(pid_t pid, image::TaskKobjIdsEntry& ids) const {
   UniqueFd dir = open_ns_directory(pid);
   const Inodes inodes = read_inodes(dir.get());
-  if (inodes[index_of(CLONE_NEWUTS)] == 0) {  // it has ended and has none any more
-    set(root_ids_, ids);
-    return;
-  }
+  for (size_t i = 0; i < kind_count; ++i)
+    if (inodes[i] == 0 && root_[i] != 0) {  // it is ending, or has, and loses them one by one
+      set(root_ids_, ids);
+      return;
+    }
   for (size_t i = 0; i < kind_count; ++i)
     if (inodes[i] != root_[i])
       throw Error("dump", name_of(pid))

@@ -14,10 +14,10 @@ MACHINE = pathlib.Path("/etc/stasis/policy.yaml")
 @contextlib.contextmanager
 def machine_policy(text):
     """The machine's policy for a while; its rules must name destinations that no other test has."""
-    made = not MACHINE.parent.exists()
-    MACHINE.parent.mkdir(exist_ok=True)
     with open("/tmp/stasis-test-policy.lock", "w", encoding="ascii") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        made = not MACHINE.parent.exists()
+        MACHINE.parent.mkdir(exist_ok=True)
         if MACHINE.exists():
             raise Failure(f"there is a {MACHINE} already")
         try:
