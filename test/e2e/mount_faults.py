@@ -16,9 +16,15 @@ class Tree:
         self.env, self.images, self.pid = env, 0, 0
         self.dir = env.work / "tree"
         self.dir.mkdir()
-        # Private, but for what a test wants to be shared. Its descriptors have to be of its own mounts.
+        # Private, but for what a test wants to be shared, and without the mounts of tests that run
+        # beside this one. Its descriptors have to be of its own mounts.
         private = f"""while read -r a b c d point rest; do
-            [ "$(printf %b "$point")" = "{shared}" ] || mount --make-private "$(printf %b "$point")"
+            place=$(printf %b "$point")
+            case "$place" in
+              "{shared}"|"{env.work}"*) ;;
+              */stasis-test-*) umount -l "$place" || true; continue ;;
+            esac
+            [ "$place" = "{shared}" ] || mount --make-private "$place" || true
             done <<<"$(cat /proc/1/mountinfo)\""""
         script = f"set -e; {private}; {setup}; exec </dev/null >/dev/null 2>&1; exec busybox sleep 98765"
         self.parent = subprocess.Popen(
