@@ -11,8 +11,8 @@
 #include <filesystem>
 #include <system_error>
 
-#include "hook/record.h"
 #include "kernel/fs.h"
+#include "kernel/proc_misc.h"
 #include "mountmap/map_json.h"
 #include "oci/document.h"
 
@@ -120,7 +120,7 @@ std::string to_json(const Manifest& manifest) {
                                  {"fileLocks", manifest.file_locks},
                                  {"extUnixSk", manifest.ext_unix_sk},
                                  {"shellJob", manifest.shell_job},
-                                 {"bootId", hook::boot_id()},
+                                 {"bootId", kernel::boot_id()},
                                  {"sources", nlohmann::ordered_json::array()}};
   for (const RecordedSource& source : manifest.sources)
     json["sources"].push_back({{"key", source.key},
@@ -140,7 +140,7 @@ Manifest read_manifest(const std::string& dir) {
   oci::Node root = document.root();
   if (root.number("version") != 1) root.at("version").fail("a version this stasis doesn't know");
   std::vector<RecordedSource> sources;
-  bool this_boot = root.string("bootId") == hook::boot_id();
+  bool this_boot = root.string("bootId") == kernel::boot_id();
   if (auto list = root.find("sources"))
     list->each([&](const oci::Node& node) {
       RecordedSource source{node.string("key"), node.string("source"), {}};

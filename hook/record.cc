@@ -8,8 +8,8 @@
 #include <cerrno>
 
 #include "base/scope_exit.h"
-#include "base/text.h"
 #include "kernel/fs.h"
+#include "kernel/proc_misc.h"
 #include "mountmap/map_json.h"
 #include "oci/document.h"
 #include "oci/state.h"
@@ -37,7 +37,8 @@ long open_directory(std::string_view state_dir, const std::string& id) {
 
 nlohmann::json to_json(const mountmap::MountMap& map, const std::string& id,
                        const std::string& bundle) {
-  nlohmann::json json{{"version", 1}, {"id", id}, {"bundle", bundle}, {"boot_id", boot_id()}};
+  nlohmann::json json{
+      {"version", 1}, {"id", id}, {"bundle", bundle}, {"boot_id", kernel::boot_id()}};
   json["mounts"] = nlohmann::json::array();
   for (const auto& row : map.rows) json["mounts"].push_back(mountmap::to_json(row));
   json["findings"] = nlohmann::json::array();
@@ -46,10 +47,6 @@ nlohmann::json to_json(const mountmap::MountMap& map, const std::string& id,
 }
 
 }  // namespace
-
-std::string boot_id() {
-  return std::string(text::trim(kernel::read_file("/proc/sys/kernel/random/boot_id")));
-}
 
 void save_record(std::string_view state_dir, const std::string& id, const std::string& bundle,
                  const mountmap::MountMap& map) {
@@ -79,7 +76,7 @@ std::optional<mountmap::SourceRecord> load_record(std::string_view state_dir,
   std::string name = std::string(state_dir) + "/" + id + "/" + file_name;
   oci::Document document(kernel::read_all(file.get(), name), name);
   // Inode numbers of tmpfs and the like mean nothing after a boot.
-  if (document.root().string("boot_id") != boot_id()) return std::nullopt;
+  if (document.root().string("boot_id") != kernel::boot_id()) return std::nullopt;
   mountmap::SourceRecord sources;
   document.root().at("mounts").each([&](const oci::Node& node) {
     if (auto identity = node.find("identity"))

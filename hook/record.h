@@ -10,9 +10,6 @@
 
 namespace stasis::hook {
 
-// Inode and device numbers are to be believed within one boot only.
-std::string boot_id();
-
 constexpr std::string_view default_state_dir = "/run/stasis";
 
 // Made and replaced atomically, for root alone.

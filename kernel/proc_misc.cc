@@ -9,7 +9,9 @@
 #include <cstddef>
 #include <cstring>
 
+#include "base/text.h"
 #include "kernel/call.h"
+#include "kernel/fs.h"
 #include "kernel/proc_text.h"
 
 namespace stasis::kernel {
@@ -100,6 +102,10 @@ uint64_t parse_namespace_link(std::string_view link, std::string_view kind) {
   if (text::next(rest, ':') != kind || !rest.starts_with('[') || !rest.ends_with(']'))
     bad_field("ns/" + std::string(kind), "link", link);
   return proc_number<uint64_t>("ns/" + std::string(kind), "link", rest.substr(1, rest.size() - 2));
+}
+
+std::string boot_id() {
+  return std::string(text::trim(read_file("/proc/sys/kernel/random/boot_id")));
 }
 
 std::vector<int> numeric_entries(int dirfd, std::string_view name) {

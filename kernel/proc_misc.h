@@ -38,6 +38,9 @@ std::vector<pid_t> parse_children(std::string_view text);
 // A link of /proc/PID/ns: "mnt:[4026531840]" -> 4026531840. `kind` must match.
 uint64_t parse_namespace_link(std::string_view link, std::string_view kind);
 
+// Inode and device numbers are to be believed within one boot only.
+std::string boot_id();
+
 // The entries of a directory whose names are numbers, ascending: the
 // threads of /proc/PID/task, the descriptors of /proc/PID/fd.
 std::vector<int> numeric_entries(int dirfd, std::string_view name);

@@ -10,6 +10,7 @@
 
 #include "kernel/fs.h"
 #include "mountmap/map_json.h"
+#include "mountmap/test_support.h"
 
 using namespace stasis::mountmap;
 using stasis::oci::Config;
@@ -21,13 +22,6 @@ std::string text(const std::string& name) {
 }
 MountTable fixture(const std::string& name) { return MountTable::parse(text(name)); }
 Config runc_config() { return stasis::oci::parse_config(text("runc-config.json"), "/srv/bundle"); }
-
-const MapRow& at(const MountMap& map, std::string_view mountpoint) {
-  for (const auto& row : map.rows)
-    if (row.mount.mountpoint == mountpoint) return row;
-  FAIL("no row of " << mountpoint);
-  return map.rows.front();
-}
 
 bool has_finding(const MountMap& map, Severity severity, std::string_view words) {
   for (const auto& finding : map.findings)

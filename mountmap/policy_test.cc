@@ -8,6 +8,7 @@
 #include <fstream>
 
 #include "base/error.h"
+#include "mountmap/test_support.h"
 
 using namespace stasis::mountmap;
 using Catch::Contains;
@@ -47,13 +48,6 @@ MountMap apply(const std::string& text) {
   // What an unconfigured source would be refused for is not what is asked here.
   apply_policy(map, rules(text), {"c1", &config});
   return map;
-}
-
-const MapRow& at(const MountMap& map, std::string_view mountpoint) {
-  for (const auto& row : map.rows)
-    if (row.mount.mountpoint == mountpoint) return row;
-  FAIL("no row of " << mountpoint);
-  return map.rows.front();
 }
 
 size_t obstacles_at(const MountMap& map, int mount, std::string_view words = "") {

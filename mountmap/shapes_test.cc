@@ -5,6 +5,7 @@
 #include "kernel/fs.h"
 #include "mountmap/mount_map.h"
 #include "mountmap/policy.h"
+#include "mountmap/test_support.h"
 
 using namespace stasis::mountmap;
 
@@ -30,13 +31,6 @@ MountMap shape(const std::string& name) {
                        .resolve = resolved});
   apply_policy(map, builtin_policy(), {"c1", &config});
   return map;
-}
-
-const MapRow& at(const MountMap& map, std::string_view mountpoint) {
-  for (const auto& row : map.rows)
-    if (row.mount.mountpoint == mountpoint) return row;
-  FAIL("no row of " << mountpoint);
-  return map.rows.front();
 }
 
 struct Expected {

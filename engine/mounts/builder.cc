@@ -5,6 +5,7 @@
 #include "engine/mounts/fresh.h"
 #include "engine/mounts/fs_types.h"
 #include "engine/mounts/hidden.h"
+#include "engine/mounts/mountpoint.h"
 #include "engine/mounts/mounts.h"
 #include "engine/mounts/propagation.h"
 #include "engine/mounts/sources.h"
@@ -17,9 +18,6 @@ namespace stasis::engine::mounts {
 
 namespace {
 
-constexpr uint64_t within_mount =
-    RESOLVE_BENEATH | RESOLVE_NO_XDEV | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS;
-
 const std::vector<image::MntEntry>& entries_of_root(const image::Checkpoint& checkpoint) {
   auto entries = checkpoint.mounts.find(checkpoint.root().ids.mnt_ns_id());
   if (entries == checkpoint.mounts.end())
@@ -31,8 +29,6 @@ const std::vector<image::MntEntry>& entries_of_root(const image::Checkpoint& che
             "supported yet");
   return entries->second;
 }
-
-bool is_directory(int fd) { return S_ISDIR(kernel::stat_fd(fd, STATX_TYPE).stx_mode); }
 
 }  // namespace
 
@@ -163,26 +159,15 @@ UniqueFd Builder::State::make(Staging& staging, int i) {
 
 void Builder::State::attach(int i) {
   const Node& node = tree.nodes[i];
-  const auto& place = node.entry->mountpoint();
   const auto& parent = mounts[node.parent];
-  std::string path = relative_to(place, tree.nodes[node.parent].entry->mountpoint());
-  UniqueFd target;
-  if (!path.empty()) {
-    long fd = kernel::try_open_in(parent.get(), path, O_PATH | O_NOFOLLOW, within_mount);
-    if (fd == -ENOENT || fd == -ENOTDIR)
-      throw Error("restore the mount", describe(*node.entry))
-          .with_errno(static_cast<int>(-fd))
-          .because("its mountpoint is missing")
-          .hint("Create it in the container's root directory.");
-    target.reset(static_cast<int>(kernel::must(fd, "open the mountpoint", place)));
-  }
+  UniqueFd target = open_mountpoint(tree, i, parent.get());
   int onto = target.valid() ? target.get() : parent.get();
   if (is_directory(mounts[i].get()) != is_directory(onto))
     throw Error("restore the mount", describe(*node.entry))
         .because(is_directory(onto) ? "its source is a file, but its mountpoint a directory"
                                     : "its source is a directory, but its mountpoint a file")
         .hint("Give the source that the container was created with.");
-  kernel::attach_mount(mounts[i].get(), onto, place);
+  kernel::attach_mount(mounts[i].get(), onto, node.entry->mountpoint());
 }
 
 // The files of the mount just attached that later ones will hide: nothing

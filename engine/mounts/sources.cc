@@ -11,22 +11,15 @@
 #include "base/text.h"
 #include "engine/image/image.h"
 #include "engine/mounts/fs_types.h"
+#include "engine/mounts/mountpoint.h"
 #include "engine/mounts/view.h"
 #include "kernel/fs.h"
 #include "kernel/mount_api.h"
+#include "kernel/proc_misc.h"
 
 namespace stasis::engine::mounts {
 
 namespace {
-
-constexpr uint64_t within_mount =
-    RESOLVE_BENEATH | RESOLVE_NO_XDEV | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS;
-
-std::string boot_id() {
-  return std::string(text::trim(kernel::read_file("/proc/sys/kernel/random/boot_id")));
-}
-
-bool is_directory(int fd) { return S_ISDIR(kernel::stat_fd(fd, STATX_TYPE).stx_mode); }
 
 const char* kind(bool directory) { return directory ? "a directory" : "a file"; }
 
@@ -52,7 +45,7 @@ long open_source(const std::string& path) {
 
 void write_sources(const DumpPlan& plan, image::ImageWriter& writer) {
   image::StasisEntry entry;
-  entry.set_boot_id(boot_id());
+  entry.set_boot_id(kernel::boot_id());
   for (const auto& [id, source] : plan.host_sources) {
     if (plan.skipped_mounts.contains(id)) continue;
     image::HostSourceEntry& out = *entry.add_sources();
@@ -151,7 +144,7 @@ UniqueFd Sources::hold_automatic(const Node& node) {
   const std::string& then = node.entry->source();
   if (!record) return hold_path(node, then);
   std::string remedy = "Mount there what was there, or name another source: " + naming(node) + ".";
-  if (checkpoint_.more->boot_id() != boot_id()) {
+  if (checkpoint_.more->boot_id() != kernel::boot_id()) {
     // Numbers mean nothing any more; its type is what can be compared.
     const auto& now = host().at(then)->fstype;
     if (now == record->fstype() && record->has_inode()) return hold_path(node, then);
@@ -221,18 +214,7 @@ void Sources::check_target(int i, const std::vector<UniqueFd>& sources) const {
   const Node& node = tree_.nodes[i];
   const UniqueFd& parent = sources[node.parent];
   if (!parent.valid()) return;
-  const auto& place = node.entry->mountpoint();
-  std::string path = relative_to(place, tree_.nodes[node.parent].entry->mountpoint());
-  UniqueFd target;
-  if (!path.empty()) {
-    long fd = kernel::try_open_in(parent.get(), path, O_PATH | O_NOFOLLOW, within_mount);
-    if (fd == -ENOENT || fd == -ENOTDIR)
-      throw Error("restore the mount", describe(*node.entry))
-          .with_errno(static_cast<int>(-fd))
-          .because("its mountpoint is missing")
-          .hint("Create it in the container's root directory.");
-    target.reset(static_cast<int>(kernel::must(fd, "open the mountpoint", place)));
-  }
+  UniqueFd target = open_mountpoint(tree_, i, parent.get());
   if (!sources[i].valid()) return;
   bool onto = is_directory(target.valid() ? target.get() : parent.get());
   if (is_directory(sources[i].get()) != onto)

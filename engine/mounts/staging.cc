@@ -2,6 +2,7 @@
 
 #include <sys/syscall.h>
 
+#include "engine/mounts/mountpoint.h"
 #include "kernel/fs.h"
 #include "kernel/mount_api.h"
 
@@ -33,8 +34,8 @@ Staging::Staging(const std::string& path) {
 }
 
 void Staging::attach(int mount) {
-  bool is_directory = S_ISDIR(kernel::stat_fd(mount, STATX_TYPE).stx_mode);
-  kernel::attach_mount(mount, is_directory ? directory_.get() : file_.get(), "the staging area");
+  kernel::attach_mount(mount, is_directory(mount) ? directory_.get() : file_.get(),
+                       "the staging area");
 }
 
 void Staging::attach_root(int mount) {
