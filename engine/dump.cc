@@ -17,6 +17,7 @@
 #include "engine/memory/pages.h"
 #include "engine/memory/vma.h"
 #include "engine/mounts/mounts.h"
+#include "engine/mounts/spaces.h"
 #include "engine/namespaces/cgroup_dumper.h"
 #include "engine/namespaces/namespaces.h"
 #include "engine/plan.h"
@@ -200,18 +201,38 @@ void store_container(Dump& dump, FrozenTree& tree) {
   dump.files.finish();
   dump.filters.write(dump.writer);
   namespaces::dump(dump.plan, dump.ids, dump.root_pidfd.get(), dump.writer, dump.log);
-  if (dump.ids.own(CLONE_NEWNS))
-    mounts::dump(dump.plan, dump.ids.id(CLONE_NEWNS), dump.writer, dump.log);
+  if (dump.ids.own(CLONE_NEWNS)) {
+    std::vector<uint32_t> spaces{dump.ids.id(CLONE_NEWNS)};
+    for (const NestedMounts& nested : dump.plan.nested)
+      spaces.push_back(dump.ids.admit_mounts(nested.inode));
+    mounts::dump(dump.plan, spaces, dump.writer, dump.log);
+  }
   dump.cgroups.finish(dump.writer);
+}
+
+// Only now, as until the freeze processes could make more of them.
+void find_nested_mounts(Dump& dump, FrozenTree& tree, DumpPlan& plan) {
+  std::vector<pid_t> pids;
+  for (const FrozenTask& task : tree.tasks())
+    if (!task.zombie) pids.push_back(task.pid);
+  plan.nested = mounts::find_nested(plan, pids);
+  if (dump.ids.own(CLONE_NEWNS))
+    for (const NestedMounts& nested : plan.nested) dump.ids.admit_mounts(nested.inode);
 }
 
 }  // namespace
 
-std::vector<Finding> obstacles(const DumpPlan& plan) {
-  std::vector<Finding> all = mounts::obstacles(plan);
+std::vector<Finding> obstacles(const DumpPlan& given) {
   std::vector<pid_t> pids;
-  if (!plan.freeze_cgroup.empty()) pids = Freezer::processes(plan.freeze_cgroup);
-  if (pids.empty()) pids.push_back(plan.root);
+  if (!given.freeze_cgroup.empty()) pids = Freezer::processes(given.freeze_cgroup);
+  if (pids.empty()) pids.push_back(given.root);
+  DumpPlan plan = given;
+  try {
+    plan.nested = mounts::find_nested(plan, pids);
+  } catch (const Error& error) {
+    return {{error.subject(), error.cause(), error.remedy()}};
+  }
+  std::vector<Finding> all = mounts::obstacles(plan);
   for (pid_t pid : pids) {
     std::vector<Finding> more = files::obstacles(pid, plan);
     all.insert(all.end(), more.begin(), more.end());
@@ -221,13 +242,15 @@ std::vector<Finding> obstacles(const DumpPlan& plan) {
   return all;
 }
 
-DumpResult dump(const DumpPlan& plan, int image_dir, Observer& observer, Log& log) {
+DumpResult dump(const DumpPlan& given, int image_dir, Observer& observer, Log& log) {
+  DumpPlan plan = given;
   Dump dump(plan, image_dir, observer, log);
   observer.pre_dump();
   auto start = Clock::now();
   FrozenTree tree(plan, log);
   dump.result.freezing_us = microseconds_since(start);
   log.info("Froze {} processes in {} us", tree.tasks().size(), dump.result.freezing_us);
+  find_nested_mounts(dump, tree, plan);
 
   bool own_network = dump.ids.own(CLONE_NEWNET);
   if (own_network) observer.network_lock();

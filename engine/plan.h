@@ -53,12 +53,20 @@ class Observer {
   virtual void progress(uint64_t /*done*/, uint64_t /*total*/) {}
 };
 
+// What processes of the container see that are in a mount namespace of their own.
+struct NestedMounts {
+  uint64_t inode = 0;  // of the namespace
+  pid_t pid = 0;       // one of its processes, whose / is the namespace's
+  mountmap::MountTable mounts;
+};
+
 // How a cgroup that is to be frozen is reached: its directory in a v1 freezer
 // hierarchy or in the v2 hierarchy.
 struct DumpPlan {
   pid_t root = 0;                              // the container's init, pid in our namespace
   std::string freeze_cgroup;                   // absolute directory; empty: no freezer, ptrace only
   mountmap::MountTable mounts;                 // of the root task
+  std::vector<NestedMounts> nested;            // found by the engine itself
   std::map<int, std::string> external_mounts;  // mount id -> key written to the image
   std::set<int> skipped_mounts;                // mount ids left out
   // Mounts of the host's file systems, not external: their data comes back in

@@ -6,7 +6,6 @@
 
 #include <chrono>
 
-#include "base/text.h"
 #include "engine/files/restorer.h"
 #include "engine/image/checkpoint.h"
 #include "engine/image/format.h"
@@ -42,25 +41,6 @@ void write_pidfile(const std::string& path, pid_t pid) {
   kernel::write_all(file.get(), std::to_string(pid), path);
 }
 
-// The root task's descriptors of hidden files, told as "FILE:DESCRIPTOR ...".
-std::string to_text(const std::map<uint32_t, int>& hidden) {
-  std::string text;
-  for (auto [file, fd] : hidden) text += fmt::format("{}:{} ", file, fd);
-  return text;
-}
-
-std::map<uint32_t, UniqueFd> take_over(pid_t root, std::string_view told) {
-  std::map<uint32_t, UniqueFd> hidden;
-  UniqueFd pidfd = kernel::pidfd_open(root);
-  for (std::string_view one : text::words(told)) {
-    auto colon = one.find(':');
-    auto file = text::to_int<uint32_t>(one.substr(0, colon));
-    auto fd = text::to_int<int>(one.substr(colon + 1));
-    hidden[file.value()] = kernel::pidfd_getfd(pidfd.get(), fd.value());
-  }
-  return hidden;
-}
-
 uint64_t restored_pages(const image::Checkpoint& checkpoint) {
   uint64_t pages = 0;
   for (const image::TaskImage& task : checkpoint.tasks)
@@ -89,21 +69,30 @@ RestoreResult restore(const RestorePlan& plan, int image_dir, Observer& observer
   RootTask root(layout, static_cast<pid_t>(checkpoint.root().tree.pid()), plan.sibling, [&] {
     cgroups.enter_root();
     namespaces::restore(checkpoint, plan);
-    return mounts ? to_text(mounts->build()) : std::string();
+    return mounts ? mounts::to_text(mounts->build()) : std::string();
   });
   // Only now: the root task inherits the container's cgroups.
   cgroups.leave();
   log.info("Made the root task {}", root.pid());
   observer.setup_namespaces(root.pid());
-  files.set_hidden(take_over(root.pid(), root.build()));
+  mounts::Built built = mounts::take_over(root.pid(), root.build());
+  files.set_hidden(std::move(built.hidden));
   observer.post_setup_namespaces(root.pid());
   auto forking = Clock::now();
 
   UniqueFd container_root = kernel::open(fmt::format("/proc/{}/root", root.pid()), O_PATH);
   files.set_root(container_root.get());
+  std::map<uint32_t, UniqueFd> nested_mounts;  // namespaces by number
+  std::map<uint32_t, UniqueFd> nested_roots;
+  for (auto& [ns_id, space] : built.spaces) {
+    nested_mounts[ns_id] = std::move(space.ns);
+    nested_roots[ns_id] = std::move(space.root);
+  }
+  files.set_nested_roots(std::move(nested_roots));
   UniqueFd network = kernel::open(fmt::format("/proc/{}/ns/net", root.pid()), O_RDONLY);
   files.set_network(network.get());
-  Revival revival({checkpoint, plan, trampoline, sender, files, cgroups, copier, log});
+  Revival revival(
+      {checkpoint, plan, trampoline, sender, files, cgroups, nested_mounts, copier, log});
   revival.strip(root.tracee());
   LiveTree tree(checkpoint, trampoline);
   tree.grow(std::move(root.tracee()), root.pid());

@@ -20,11 +20,19 @@ constexpr std::array<const FileKind*, 8> kinds = {
 
 }  // namespace
 
-Surroundings::Surroundings(const DumpPlan& plan) : plan_(plan), root_(open_container_root(plan)) {}
+Surroundings::Surroundings(const DumpPlan& plan) : plan_(plan) {
+  roots_[plan.root] = open_container_root(plan);
+}
 
-int Surroundings::view(const mountmap::Mount& mount) const {
-  UniqueFd& view = views_[mount.id];
-  if (!view.valid()) view = std::move(mounts::open_views(plan_, {&mount}).front());
+int Surroundings::root(const mounts::Space& space) const {
+  UniqueFd& root = roots_[space.pid];
+  if (!root.valid()) root = mounts::open_root(space);
+  return root.get();
+}
+
+int Surroundings::view(const mounts::Place& place) const {
+  UniqueFd& view = views_[place.mount->id];
+  if (!view.valid()) view = std::move(mounts::open_views(place.space, {place.mount}).front());
   return view.get();
 }
 

@@ -11,11 +11,12 @@
 #include "engine/files/unix_diag.h"
 #include "fdinfo.pb.h"
 
-namespace stasis::mountmap {
-struct Mount;
-}
 namespace stasis::engine {
 struct DumpPlan;
+namespace mounts {
+struct Place;
+struct Space;
+}  // namespace mounts
 namespace files {
 
 class Dumper;
@@ -28,17 +29,18 @@ class Surroundings {
  public:
   explicit Surroundings(const DumpPlan& plan);
   const DumpPlan& plan() const { return plan_; }
-  int root() const { return root_.get(); }  // O_PATH descriptor of the root task's /
+  // O_PATH descriptor of the / of a mount namespace of the container.
+  int root(const mounts::Space& space) const;
   // O_PATH descriptor of a mount's root, seen without what covers it. Throws
   // where that is no directory.
-  int view(const mountmap::Mount& mount) const;
+  int view(const mounts::Place& place) const;
   const UnixSockets& unix_sockets() const;  // of its network namespace; read when first asked for
 
  private:
   const DumpPlan& plan_;
-  UniqueFd root_;
+  mutable std::map<pid_t, UniqueFd> roots_;
   mutable std::optional<UnixSockets> unix_sockets_;
-  mutable std::map<int, UniqueFd> views_;
+  mutable std::map<int, UniqueFd> views_;  // by mount
 };
 
 // Why a file can't be dumped, and what to do about it.

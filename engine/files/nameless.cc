@@ -187,11 +187,12 @@ UniqueFd open_and_unlink(const Place& place, int flags, const std::string& name)
   return held;
 }
 
-UniqueFd make_ghost(Restorer& restorer, const std::string& name, uint32_t ghost) {
+UniqueFd make_ghost(Restorer& restorer, const image::RegFileEntry& file, uint32_t ghost) {
+  const std::string& name = file.name();
   image::Reader reader = restorer.image().dir.read(stem_of(ghost));
   image::GhostFileEntry entry;
   if (!reader.next(entry)) throw reader.error("has no entry");
-  Place place(restorer.root(), name);
+  Place place(restorer.root_of(file), name);
   long made = make_node(entry, place);
   while (made == -EEXIST) {
     place.avoid_collision();
@@ -206,10 +207,12 @@ UniqueFd make_ghost(Restorer& restorer, const std::string& name, uint32_t ghost)
 
 // CRIU's --link-remap: the file has another name, which the image knows. Its
 // own name is put back for the moment of opening.
-UniqueFd make_linked(Restorer& restorer, const std::string& name, uint32_t linked) {
-  const std::string& other = restorer.entry(linked).reg().name();
-  UniqueFd node = kernel::open_in(restorer.root(), other.substr(1), O_PATH | O_NOFOLLOW, resolve);
-  Place place(restorer.root(), name);
+UniqueFd make_linked(Restorer& restorer, const image::RegFileEntry& file, uint32_t linked) {
+  const std::string& name = file.name();
+  const image::RegFileEntry& other = restorer.entry(linked).reg();
+  UniqueFd node = kernel::open_in(restorer.root_of(other), other.name().substr(1),
+                                  O_PATH | O_NOFOLLOW, resolve);
+  Place place(restorer.root_of(file), name);
   auto link = [&] {
     return kernel::call(SYS_linkat, node.get(), "", place.dir(), place.base(), AT_EMPTY_PATH);
   };
@@ -235,7 +238,8 @@ void dump_ghost(Dumper& dumper, const OpenFile& file, uint32_t id) {
   dumper.writer().append("remap-fpath", remap);
 }
 
-int stand_in(Restorer& restorer, const std::string& name, const image::RemapFilePathEntry& remap) {
+int stand_in(Restorer& restorer, const image::RegFileEntry& file,
+             const image::RemapFilePathEntry& remap) {
   // Old images mark a ghost by the highest bit of its id.
   constexpr uint32_t ghost_bit = 1U << 31;
   uint32_t id = remap.remap_id();
@@ -246,13 +250,13 @@ int stand_in(Restorer& restorer, const std::string& name, const image::RemapFile
   if (kept) return kept.get();
   switch (type) {
     case image::GHOST:
-      kept = make_ghost(restorer, name, id);
+      kept = make_ghost(restorer, file, id);
       break;
     case image::LINKED:
-      kept = make_linked(restorer, name, id);
+      kept = make_linked(restorer, file, id);
       break;
     default:
-      throw Error("restore file", name)
+      throw Error("restore file", file.name())
           .because(fmt::format("it belonged to process {}, which had ended", id));
   }
   return kept.get();

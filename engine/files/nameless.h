@@ -3,8 +3,8 @@
 #pragma once
 
 #include <cstdint>
-#include <string>
 
+#include "fdinfo.pb.h"
 #include "fs.pb.h"
 
 namespace stasis::engine::files {
@@ -16,7 +16,8 @@ struct OpenFile;
 // Writes the content once per file and says that it stands in for entry `id`.
 void dump_ghost(Dumper& dumper, const OpenFile& file, uint32_t id);
 
-// The O_PATH descriptor (kept by the Restorer) of what stands in for `name`.
-int stand_in(Restorer& restorer, const std::string& name, const image::RemapFilePathEntry& remap);
+// The O_PATH descriptor (kept by the Restorer) of what stands in for `file`.
+int stand_in(Restorer& restorer, const image::RegFileEntry& file,
+             const image::RemapFilePathEntry& remap);
 
 }  // namespace stasis::engine::files

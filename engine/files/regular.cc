@@ -83,7 +83,7 @@ UniqueFd make(Restorer& restorer, const image::FileEntry& entry) {
 // through /proc: such a file is opened by its path, and must be the one looked at.
 UniqueFd open_unfollowed(Restorer& restorer, const image::RegFileEntry& entry, int node,
                          uint32_t flags) {
-  UniqueFd fd = kernel::open_in(restorer.root(), below_root(entry.name()),
+  UniqueFd fd = kernel::open_in(restorer.root_of(entry), below_root(entry.name()),
                                 static_cast<int>(lasting_flags(flags) | O_NOCTTY | O_NONBLOCK),
                                 RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS);
   struct statx looked_at = kernel::stat_fd(node), opened = kernel::stat_fd(fd.get());
@@ -123,12 +123,12 @@ void describe_path(Dumper& dumper, const OpenFile& file, image::RegFileEntry& en
 UniqueFd find_path(Restorer& restorer, const image::RegFileEntry& entry, mode_t type) {
   UniqueFd node;
   if (const image::RemapFilePathEntry* remap = remap_of(restorer, entry.id())) {
-    node = duplicate(stand_in(restorer, entry.name(), *remap));
+    node = duplicate(stand_in(restorer, entry, *remap));
   } else if (int hidden = restorer.hidden(entry.id()); hidden >= 0) {
     node = duplicate(hidden);
   } else {
     uint32_t nofollow = S_ISLNK(entry.mode()) ? O_NOFOLLOW : 0;
-    node = kernel::open_in(restorer.root(), below_root(entry.name()),
+    node = kernel::open_in(restorer.root_of(entry), below_root(entry.name()),
                            static_cast<int>(O_PATH | nofollow),
                            RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS);
   }

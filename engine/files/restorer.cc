@@ -23,8 +23,12 @@ Restorer::Restorer(const image::Checkpoint& image, const RestorePlan& plan, Log&
 
 Restorer::~Restorer() = default;
 
-int Restorer::root() const {
+int Restorer::root_of(const image::RegFileEntry& file) const {
   if (root_ < 0) throw Error("open the container's files", "").because("it has no root yet");
+  for (const auto& [ns_id, root] : nested_roots_)
+    for (const image::MntEntry& mount : image_.mounts.at(ns_id))
+      if (file.mnt_id() >= 0 && mount.mnt_id() == static_cast<uint32_t>(file.mnt_id()))
+        return root.get();
   return root_;
 }
 

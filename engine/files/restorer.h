@@ -41,6 +41,9 @@ class Restorer {
   // O_PATH descriptor (borrowed) of the restored root task's /, once its
   // mounts are built: files are opened beneath it.
   void set_root(int container_root) { root_ = container_root; }
+  // The same of the namespaces (by their number in the image) that other tasks
+  // have of their own.
+  void set_nested_roots(std::map<uint32_t, UniqueFd> roots) { nested_roots_ = std::move(roots); }
   // O_PATH descriptors of files whose path is hidden by other mounts.
   void set_hidden(std::map<uint32_t, UniqueFd> nodes) { hidden_ = std::move(nodes); }
   // That of a file, or -1.
@@ -85,7 +88,8 @@ class Restorer {
   const image::Checkpoint& image() const { return image_; }
   const RestorePlan& plan() const { return plan_; }
   Log& log() { return log_; }
-  int root() const;  // throws before set_root()
+  // That its path leads from (borrowed); throws before set_root().
+  int root_of(const image::RegFileEntry& file) const;
   const std::map<uint32_t, image::FileEntry>& entries() const;
   const image::FileEntry& entry(uint32_t file_id) const;
   // The inherited descriptor (borrowed) that stands for `key`, or -1.
@@ -106,7 +110,7 @@ class Restorer {
   const RestorePlan& plan_;
   Log& log_;
   int root_ = -1, network_ = -1;
-  std::map<uint32_t, UniqueFd> made_, hidden_;
+  std::map<uint32_t, UniqueFd> made_, hidden_, nested_roots_;
   std::map<uint32_t, PipeEnds> pipes_;
   std::map<uint32_t, UniqueFd> fifos_, sockets_;
   std::optional<std::vector<SocketPacket>> packets_;

@@ -2,6 +2,7 @@
 
 #include <fmt/core.h>
 
+#include "engine/mounts/spaces.h"
 #include "engine/mounts/tree.h"
 #include "engine/plan.h"
 #include "kernel/fs.h"
@@ -47,13 +48,13 @@ bool same_file(const struct statx& a, const struct statx& b) {
 
 // What the name leads to now on the mount that the file is on, though others may
 // hide it; nothing when it leads nowhere.
-std::optional<struct statx> look_up(const std::string& name, const mountmap::Mount& mount,
+std::optional<struct statx> look_up(const std::string& name, const mounts::Place& place,
                                     const Surroundings& around) {
-  bool visible = around.plan().mounts.at(name) == &mount;
-  std::string path = mounts::relative_to(name, visible ? "/" : mount.mountpoint);
-  long fd =
-      kernel::try_open_in(visible ? around.root() : around.view(mount), path.empty() ? "." : path,
-                          O_PATH | O_NOFOLLOW, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS);
+  bool visible = place.space.table->at(name) == place.mount;
+  std::string path = mounts::relative_to(name, visible ? "/" : place.mount->mountpoint);
+  long fd = kernel::try_open_in(visible ? around.root(place.space) : around.view(place),
+                                path.empty() ? "." : path, O_PATH | O_NOFOLLOW,
+                                RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS);
   if (fd == -ENOENT || fd == -ENOTDIR) return std::nullopt;
   UniqueFd found(static_cast<int>(kernel::must(fd, "look up", name)));
   return kernel::stat_fd(found.get());
@@ -77,7 +78,8 @@ UniqueFd open_container_root(const DumpPlan& plan) {
 
 Standing standing_of(const Probe& probe, const Surroundings& around) {
   Standing standing{.name = probe.link, .ghost = false, .objection = {}};
-  const mountmap::Mount* mount = around.plan().mounts.find(probe.info.mnt_id);
+  const mounts::Place place = mounts::find_mount(around.plan(), probe.info.mnt_id);
+  const mountmap::Mount* mount = place.mount;
   if (!mount) {
     standing.objection = about(probe, "which lies outside of the container's mounts",
                                "start the container with pipes or /dev/null as its stdio, and "
@@ -97,7 +99,7 @@ Standing standing_of(const Probe& probe, const Surroundings& around) {
   }
   std::optional<struct statx> found;
   try {
-    found = look_up(standing.name, *mount, around);
+    found = look_up(standing.name, place, around);
   } catch (const Error& error) {
     standing.objection = about(probe, "which can't be looked at: " + std::string(error.what()),
                                "unmount what covers it, or close it");

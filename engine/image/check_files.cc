@@ -33,14 +33,15 @@ bool is_regular(const Checkpoint& image, uint32_t id) {
   return found != image.files.end() && found->second.type() == REG;
 }
 
-// Where the mount table is part of the image, a file's mount must be in it.
+// Where the mount tables are part of the image, a file's mount must be in one.
 void check_mount_of(const Checkpoint& image, uint32_t id, int32_t mount) {
-  auto mounts = image.mounts.find(image.root().ids.mnt_ns_id());
-  if (mount <= 0 || mounts == image.mounts.end()) return;
-  bool known = std::any_of(
-      mounts->second.begin(), mounts->second.end(),
-      [&](const MntEntry& entry) { return entry.mnt_id() == static_cast<uint32_t>(mount); });
-  expect_file(known, id, "mnt_id {} is not in mountpoints-{}.img", mount, mounts->first);
+  if (mount <= 0 || image.mounts.empty()) return;
+  bool known = std::any_of(image.mounts.begin(), image.mounts.end(), [&](const auto& table) {
+    return std::any_of(table.second.begin(), table.second.end(), [&](const MntEntry& entry) {
+      return entry.mnt_id() == static_cast<uint32_t>(mount);
+    });
+  });
+  expect_file(known, id, "mnt_id {} is not in mountpoints-*.img", mount);
 }
 
 void check_regular(const Checkpoint& image, const RegFileEntry& file) {

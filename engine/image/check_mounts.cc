@@ -32,6 +32,17 @@ void check_ways_up(const std::string& stem, const std::vector<MntEntry>& mounts,
 
 }  // namespace
 
+void check_mount_ids(const std::map<uint32_t, std::vector<MntEntry>>& tables) {
+  std::unordered_map<uint32_t, uint32_t> seen;  // mount -> namespace
+  for (const auto& [ns_id, mounts] : tables)
+    for (size_t i = 0; i < mounts.size(); ++i) {
+      auto [first, is_new] = seen.emplace(mounts[i].mnt_id(), ns_id);
+      expect(is_new || first->second == ns_id, stem_of("mountpoints", ns_id),
+             static_cast<int64_t>(i), "mnt_id {} is in mountpoints-{}.img, too", mounts[i].mnt_id(),
+             first->second);
+    }
+}
+
 void check_mounts(const std::string& stem, const std::vector<MntEntry>& mounts) {
   expect(!mounts.empty(), stem, -1, "has no mount");
   std::unordered_map<uint32_t, const MntEntry*> by_id;

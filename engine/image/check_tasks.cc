@@ -134,7 +134,7 @@ void check_process(const TaskImage& task) {
   if (core.has_timers()) check_timers(stem, task.tree, core.timers());
 }
 
-// Namespaces below the container's own can't be made again yet.
+// Of namespaces below the container's own only those of mounts can be made again yet.
 void check_namespace_ids(const Checkpoint& image, const TaskImage& task) {
   const TaskKobjIdsEntry &own = task.ids, &root = image.root().ids;
   auto same = [&](const char* kind, uint32_t ours, uint32_t roots) {
@@ -146,7 +146,7 @@ void check_namespace_ids(const Checkpoint& image, const TaskImage& task) {
   same("network", own.net_ns_id(), root.net_ns_id());
   same("ipc", own.ipc_ns_id(), root.ipc_ns_id());
   same("uts", own.uts_ns_id(), root.uts_ns_id());
-  same("mount", own.mnt_ns_id(), root.mnt_ns_id());
+  if (!image.mounts.count(root.mnt_ns_id())) same("mount", own.mnt_ns_id(), root.mnt_ns_id());
   same("user", own.user_ns_id(), root.user_ns_id());
   same("cgroup", own.cgroup_ns_id(), root.cgroup_ns_id());
   same("time", own.time_ns_id(), root.time_ns_id());

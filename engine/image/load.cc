@@ -214,6 +214,7 @@ void check(const Checkpoint& image, const Attempt& attempt) {
   attempt([&] { check_namespaces(image); });
   for (const auto& [id, mounts] : image.mounts)
     attempt([&] { check_mounts(stem_of("mountpoints", id), mounts); });
+  attempt([&] { check_mount_ids(image.mounts); });
   attempt([&] { check_files(image); });
   for (const TaskImage& task : image.tasks)
     attempt([&] {

@@ -309,7 +309,7 @@ TEST_CASE("lies about files are refused by name") {
     return after<FileEntry>("files", 0, change);
   };
   CHECK(file([](auto& e) { e.mutable_reg()->set_mnt_id(5); }) ==
-        "cannot read image files.img: file 1: mnt_id 5 is not in mountpoints-13.img");
+        "cannot read image files.img: file 1: mnt_id 5 is not in mountpoints-*.img");
   CHECK(file([](auto& e) { e.mutable_reg()->set_name("/bin/../../etc"); }) ==
         "cannot read image files.img: file 1: name /bin/../../etc is no clean path");
   CHECK(file([](auto& e) { e.mutable_reg()->set_id(7); }) ==

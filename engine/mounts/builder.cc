@@ -1,4 +1,8 @@
+#include <fcntl.h>
+#include <sched.h>
 #include <sys/syscall.h>
+
+#include <set>
 
 #include "engine/image/checkpoint.h"
 #include "engine/mounts/archive.h"
@@ -18,16 +22,21 @@ namespace stasis::engine::mounts {
 
 namespace {
 
-const std::vector<image::MntEntry>& entries_of_root(const image::Checkpoint& checkpoint) {
-  auto entries = checkpoint.mounts.find(checkpoint.root().ids.mnt_ns_id());
-  if (entries == checkpoint.mounts.end())
+// The root task's mount namespace first.
+std::vector<uint32_t> ns_ids_of(const image::Checkpoint& checkpoint) {
+  std::vector<uint32_t> ids{checkpoint.root().ids.mnt_ns_id()};
+  if (!checkpoint.mounts.count(ids[0]))
     throw Error("rebuild the mount tree", "").because("the image holds no mounts");
-  if (checkpoint.mounts.size() > 1)
-    throw Error("rebuild the mount tree", "")
-        .because(
-            "processes of the container have mount namespaces of their own, which is not "
-            "supported yet");
-  return entries->second;
+  for (const auto& [id, entries] : checkpoint.mounts)
+    if (id != ids[0]) ids.push_back(id);
+  return ids;
+}
+
+std::vector<const Entries*> entries_of(const image::Checkpoint& checkpoint,
+                                       const std::vector<uint32_t>& ns_ids) {
+  std::vector<const Entries*> spaces;
+  for (uint32_t id : ns_ids) spaces.push_back(&checkpoint.mounts.at(id));
+  return spaces;
 }
 
 }  // namespace
@@ -36,26 +45,40 @@ struct Builder::State {
   State(const image::Checkpoint& checkpoint, const RestorePlan& restore_plan, Log& its_log)
       : plan(restore_plan),
         log(its_log),
-        tree(plan_tree(entries_of_root(checkpoint), stored_devices(checkpoint))),
-        hidden(hidden_files(checkpoint)) {}
+        ns_ids(ns_ids_of(checkpoint)),
+        tree(plan_tree(entries_of(checkpoint, ns_ids), stored_devices(checkpoint))),
+        hidden(hidden_files(checkpoint)) {
+    for (const Node& node : tree.nodes)
+      if (node.source >= 0 && tree.nodes[node.source].space != node.space)
+        planted.insert(node.source);
+  }
 
   void hold_sources(const image::Checkpoint& checkpoint);
   FreshMount prepare(const image::MntEntry& entry, const image::ImageDir& images);
   void check_allowed(const image::MntEntry& entry, const std::string& device) const;
+  UniqueFd make_new(Staging& staging, int i);
   UniqueFd make(Staging& staging, int i);
   UniqueFd bind(Staging& staging, const Node& node);
   void attach(int i);
   void open_hidden(int i);
+  void plant_all(Staging& staging);
+  void raise(Staging& staging, int space);
+  void build_beside(const Staging& staging, int space);
+  std::vector<UniqueFd> namespaces() const;
 
   const RestorePlan& plan;
   Log& log;
+  std::vector<uint32_t> ns_ids;  // by space
   Tree tree;
+  // Nodes that mounts in other namespaces show, too: staged before these are
+  // copied, as a mount can only be copied within its own.
+  std::set<int> planted;
   // By node, where it applies. Sources are copies of mounts of the host,
   // attached nowhere, so that what was checked is what is used.
   std::vector<UniqueFd> sources, mounts;
   std::vector<FreshMount> fresh;
   std::vector<HiddenFile> hidden;
-  std::map<uint32_t, UniqueFd> hidden_fds;  // by file
+  Built built;
   std::optional<mountmap::MountTable> host;
 };
 
@@ -116,12 +139,14 @@ void Builder::State::hold_sources(const image::Checkpoint& checkpoint) {
 
 // A part of a mount of ours, which other mounts may hide by now.
 UniqueFd Builder::State::bind(Staging& staging, const Node& node) {
-  const UniqueFd& source = mounts[node.source];
-  if (node.subpath.empty()) return kernel::open_tree(source.get(), "", OPEN_TREE_CLONE);
-  long part = kernel::try_open_in(source.get(), node.subpath, O_PATH | O_NOFOLLOW, within_mount);
+  UniqueFd elsewhere;
+  if (tree.nodes[node.source].space != node.space) elsewhere = staging.planted(node.source);
+  int source = elsewhere.valid() ? elsewhere.get() : mounts[node.source].get();
+  if (node.subpath.empty()) return kernel::open_tree(source, "", OPEN_TREE_CLONE);
+  long part = kernel::try_open_in(source, node.subpath, O_PATH | O_NOFOLLOW, within_mount);
   UniqueFd bare;
   if (part == -EXDEV) {
-    bare = kernel::open_tree(source.get(), "", OPEN_TREE_CLONE);
+    bare = kernel::open_tree(source, "", OPEN_TREE_CLONE);
     staging.attach(bare.get());
     part = kernel::try_open_in(bare.get(), node.subpath, O_PATH | O_NOFOLLOW, within_mount);
   }
@@ -130,18 +155,24 @@ UniqueFd Builder::State::bind(Staging& staging, const Node& node) {
   return kernel::open_tree(fd.get(), "", OPEN_TREE_CLONE);
 }
 
+UniqueFd Builder::State::make_new(Staging& staging, int i) {
+  UniqueFd mount = make_fresh(fresh[i]);
+  const std::string& subpath = tree.nodes[i].subpath;
+  if (subpath.empty()) return mount;
+  staging.attach(mount.get());
+  UniqueFd part = kernel::open_in(mount.get(), subpath, O_PATH | O_NOFOLLOW, within_mount);
+  return kernel::open_tree(part.get(), "", OPEN_TREE_CLONE);
+}
+
 // Attached nowhere and private.
 UniqueFd Builder::State::make(Staging& staging, int i) {
   const Node& node = tree.nodes[i];
   UniqueFd mount;
-  if (node.how == How::fresh) {
-    mount = make_fresh(fresh[i]);
-    if (node.subpath.empty()) return mount;
-    staging.attach(mount.get());
-    UniqueFd part = kernel::open_in(mount.get(), node.subpath, O_PATH | O_NOFOLLOW, within_mount);
-    return kernel::open_tree(part.get(), "", OPEN_TREE_CLONE);
-  }
-  if (node.how == How::bind) {
+  if (planted.count(i)) {
+    mount = kernel::open_tree(staging.planted(i).get(), "", OPEN_TREE_CLONE);
+  } else if (node.how == How::fresh) {
+    return make_new(staging, i);
+  } else if (node.how == How::bind) {
     mount = bind(staging, node);
   } else {
     // Staged in this namespace, where alone it can be copied; the copy is as
@@ -177,11 +208,61 @@ void Builder::State::open_hidden(int i) {
   for (const HiddenFile& file : hidden) {
     if (file.mount != node.entry->mnt_id()) continue;
     // The root of a bound file is no directory to look into.
-    hidden_fds[file.file] =
+    built.hidden[file.file] =
         file.path.empty() ? kernel::open_tree(mounts[i].get(), "", 0)
                           : kernel::open_in(mounts[i].get(), file.path,
                                             O_PATH | (file.link ? O_NOFOLLOW : 0), within_mount);
   }
+}
+
+void Builder::State::plant_all(Staging& staging) {
+  for (int i : planted)
+    staging.plant(tree.nodes[i].how == How::fresh ? make_new(staging, i).get() : sources[i].get(),
+                  i);
+}
+
+// The whole tree of a namespace, our present one, but not yet as its root.
+void Builder::State::raise(Staging& staging, int space) {
+  for (int i : tree.order) {
+    if (tree.nodes[i].space != space) continue;
+    mounts[i] = make(staging, i);
+    if (i == tree.roots[space])
+      staging.attach_root(mounts[i].get());
+    else
+      attach(i);
+    open_hidden(i);
+  }
+}
+
+// In a copy of our namespace, from which we come back.
+void Builder::State::build_beside(const Staging& staging, int space) {
+  const char* self = "/proc/self/ns/mnt";
+  UniqueFd home = kernel::open(self, O_RDONLY);
+  staging.enter();
+  kernel::must(kernel::call(SYS_unshare, CLONE_NEWNS), "make", "a mount namespace");
+  BuiltSpace& made = built.spaces[ns_ids[space]];
+  made.ns = kernel::open(self, O_RDONLY);
+  Staging copy = staging.copied();
+  raise(copy, space);
+  kernel::replace_root(mounts[tree.roots[space]].get(), staging.covers_root());
+  made.root = kernel::open("/", O_PATH | O_DIRECTORY);
+  kernel::must(kernel::call(SYS_setns, home.get(), CLONE_NEWNS), "return to",
+               "the container's mount namespace");
+}
+
+// Of each space the descriptor of its namespace; of the first, which we are in,
+// a new one.
+std::vector<UniqueFd> Builder::State::namespaces() const {
+  std::vector<UniqueFd> all;
+  if (ns_ids.size() == 1) return all;
+  all.push_back(kernel::open("/proc/self/ns/mnt", O_RDONLY));
+  for (size_t space = 1; space < ns_ids.size(); ++space) {
+    int fd = built.spaces.at(ns_ids[space]).ns.get();
+    long copy = kernel::must(kernel::call(SYS_fcntl, fd, F_DUPFD_CLOEXEC, 0), "duplicate",
+                             "a mount namespace's descriptor");
+    all.emplace_back(static_cast<int>(copy));
+  }
+  return all;
 }
 
 std::set<uint32_t> stored_devices(const image::Checkpoint& checkpoint) {
@@ -199,28 +280,20 @@ Builder::Builder(const image::Checkpoint& checkpoint, const RestorePlan& plan, L
 
 Builder::~Builder() = default;
 
-std::map<uint32_t, int> Builder::build() {
+Built Builder::build() {
   State& state = *state_;
   kernel::make_tree_private("/");
   Staging staging(state.plan.root);
-  int root = -1;
-  for (int i : state.tree.order) {
-    state.mounts[i] = state.make(staging, i);
-    if (state.tree.nodes[i].how == How::root) {
-      root = i;
-      staging.attach_root(state.mounts[i].get());
-    } else {
-      state.attach(i);
-    }
-    state.open_hidden(i);
-  }
-  restore_propagation(state.tree, state.mounts, state.sources, state.log);
-  kernel::replace_root(state.mounts[root].get(), staging.covers_root());
+  state.plant_all(staging);
+  for (int space = 1; space < static_cast<int>(state.ns_ids.size()); ++space)
+    state.build_beside(staging, space);
+  state.raise(staging, 0);
+  restore_propagation(state.tree, state.mounts, state.sources, state.namespaces(), state.log);
+  kernel::replace_root(state.mounts[state.tree.roots[0]].get(), staging.covers_root());
   state.log.info("{} mounts rebuilt", state.tree.nodes.size());
-  std::map<uint32_t, int> hidden;
-  for (auto& [file, fd] : state.hidden_fds) hidden[file] = fd.release();
+  Built built = std::move(state.built);
   state_.reset();
-  return hidden;
+  return built;
 }
 
 }  // namespace stasis::engine::mounts

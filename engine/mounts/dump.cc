@@ -35,13 +35,14 @@ bool is_cgroup(const Mount& mount) { return mount.fstype == "cgroup" || mount.fs
 Surroundings look_around(const DumpPlan& plan) {
   Surroundings result;
   bool any_shared = false;
-  for (const auto& mount : plan.mounts.mounts()) {
-    bool external = plan.external_mounts.count(mount.id) != 0;
-    any_shared |= external && mount.shared;
-    if (external || !is_cgroup(mount)) continue;
-    auto [base, is_new] = result.cgroup_base.emplace(device(mount), mount.root);
-    if (!is_new && mount.root.size() < base->second.size()) base->second = mount.root;
-  }
+  for (const Space& space : spaces_of(plan))
+    for (const auto& mount : space.table->mounts()) {
+      bool external = plan.external_mounts.count(mount.id) != 0;
+      any_shared |= external && mount.shared;
+      if (external || !is_cgroup(mount)) continue;
+      auto [base, is_new] = result.cgroup_base.emplace(device(mount), mount.root);
+      if (!is_new && mount.root.size() < base->second.size()) base->second = mount.root;
+    }
   if (!result.cgroup_base.empty())
     result.own_cgroups = kernel::read_link("/proc/self/ns/cgroup") !=
                          kernel::read_link("/proc/" + std::to_string(plan.root) + "/ns/cgroup");
@@ -119,28 +120,46 @@ image::MntEntry describe(const Mount& mount, const DumpPlan& plan, const Surroun
 }
 
 struct Description {
-  std::vector<image::MntEntry> entries;  // in the image's order, the last mount first
+  std::vector<Entries> spaces;
   std::vector<Taken> taken;
   Tree tree;
 };
 
-Description describe_all(const DumpPlan& plan) {
-  auto around = look_around(plan);
-  Description result;
-  auto& entries = result.entries;
-  const auto& mounts = plan.mounts.mounts();
+// What is left out of the root task's tree is so wherever it was copied to.
+bool is_skipped(const Mount& mount, const DumpPlan& plan) {
+  return std::any_of(plan.skipped_mounts.begin(), plan.skipped_mounts.end(), [&](int id) {
+    const Mount* skipped = plan.mounts.find(id);
+    return mount.id == id ||
+           (skipped && device(*skipped) == device(mount) && skipped->root == mount.root &&
+            skipped->mountpoint == mount.mountpoint);
+  });
+}
+
+Entries describe_space(const Space& space, const DumpPlan& plan, const Surroundings& around) {
+  Entries entries;
+  const auto& mounts = space.table->mounts();
   for (auto mount = mounts.rbegin(); mount != mounts.rend(); ++mount) {
-    if (plan.skipped_mounts.count(mount->id)) continue;
+    if (is_skipped(*mount, plan)) continue;
     if (mount->idmapped)
       throw Error("checkpoint the mount", mount->mountpoint)
           .because("its user ids are mapped (idmap), which cannot be read back")
           .hint("Mount it without an id mapping.");
     entries.push_back(describe(*mount, plan, around));
   }
-  result.taken = take_in(plan, around.host, entries);
+  return entries;
+}
+
+Description describe_all(const DumpPlan& plan) {
+  auto around = look_around(plan);
+  Description result;
+  for (const Space& space : spaces_of(plan))
+    result.spaces.push_back(describe_space(space, plan, around));
+  std::vector<const Entries*> spaces;
+  for (const Entries& entries : result.spaces) spaces.push_back(&entries);
+  result.taken = take_in(plan, around.host, result.spaces);
   std::set<uint32_t> stored;
   for (const auto& taken : result.taken) stored.insert(taken.device);
-  result.tree = plan_tree(entries, stored);
+  result.tree = plan_tree(spaces, stored);
   return result;
 }
 
@@ -161,16 +180,9 @@ void refuse_queues(int view, const std::string& mountpoint) {
   }
 }
 
-void pack_own(const DumpPlan& plan, const Tree& tree, const std::set<uint32_t>& taken,
-              image::ImageWriter& writer, Log& log) {
-  std::vector<const Mount*> with_content;
-  for (const auto& node : tree.nodes) {
-    bool has_content =
-        node.entry->fstype() == image::TMPFS || node.entry->fstype() == image::MQUEUE;
-    if (node.how == How::fresh && has_content && !taken.count(node.entry->root_dev()))
-      with_content.push_back(plan.mounts.find(static_cast<int>(node.entry->mnt_id())));
-  }
-  auto views = open_views(plan, with_content);
+size_t pack_space(const Space& space, const std::vector<const Mount*>& with_content,
+                  image::ImageWriter& writer, Log& log) {
+  auto views = open_views(space, with_content);
   for (size_t i = 0; i < views.size(); ++i) {
     const Mount& mount = *with_content[i];
     if (mount.fstype == "mqueue") {
@@ -180,7 +192,24 @@ void pack_own(const DumpPlan& plan, const Tree& tree, const std::set<uint32_t>& 
     pack(views[i].get(), writer.raw(archive_of(device(mount))), mount.mountpoint);
     log.debug("packed the content of {}", mount.mountpoint);
   }
-  log.info("{} mounts, {} of them with content", tree.nodes.size(), with_content.size());
+  return views.size();
+}
+
+void pack_own(const DumpPlan& plan, const Tree& tree, const std::set<uint32_t>& taken,
+              image::ImageWriter& writer, Log& log) {
+  auto spaces = spaces_of(plan);
+  std::vector<std::vector<const Mount*>> with_content(spaces.size());
+  for (const auto& node : tree.nodes) {
+    bool has_content =
+        node.entry->fstype() == image::TMPFS || node.entry->fstype() == image::MQUEUE;
+    if (node.how == How::fresh && has_content && !taken.count(node.entry->root_dev()))
+      with_content[node.space].push_back(
+          spaces[node.space].table->find(static_cast<int>(node.entry->mnt_id())));
+  }
+  size_t packed = 0;
+  for (size_t i = 0; i < spaces.size(); ++i)
+    if (!with_content[i].empty()) packed += pack_space(spaces[i], with_content[i], writer, log);
+  log.info("{} mounts, {} of them with content", tree.nodes.size(), packed);
 }
 
 void pack_taken(const DumpPlan& plan, const Taken& taken, image::ImageWriter& writer, Log& log) {
@@ -189,7 +218,7 @@ void pack_taken(const DumpPlan& plan, const Taken& taken, image::ImageWriter& wr
   if (!taken.directory) {
     pack_file(open_file_of(plan, *taken.mount).get(), taken.name, out, name);
   } else {
-    auto view = open_views(plan, {taken.mount});
+    auto view = open_views({plan.root, &plan.mounts}, {taken.mount});
     if (taken.empty)
       pack_empty(view[0].get(), out, name);
     else
@@ -209,14 +238,16 @@ std::vector<Finding> obstacles(const DumpPlan& plan) {
   }
 }
 
-void dump(const DumpPlan& plan, uint32_t ns_id, image::ImageWriter& writer, Log& log) {
+void dump(const DumpPlan& plan, const std::vector<uint32_t>& ns_ids, image::ImageWriter& writer,
+          Log& log) {
   auto description = describe_all(plan);
   std::set<uint32_t> taken;
   for (const auto& whole : description.taken) taken.insert(whole.device);
   pack_own(plan, description.tree, taken, writer, log);
   for (const auto& whole : description.taken) pack_taken(plan, whole, writer, log);
-  for (const auto& entry : description.entries)
-    writer.append("mountpoints-" + std::to_string(ns_id), entry);
+  for (size_t i = 0; i < ns_ids.size(); ++i)
+    for (const auto& entry : description.spaces[i])
+      writer.append("mountpoints-" + std::to_string(ns_ids[i]), entry);
   write_sources(plan, writer);
 }
 

@@ -25,16 +25,16 @@ mountmap::MountTable table_of(const std::vector<image::MntEntry>& entries) {
 
 std::vector<HiddenFile> hidden_files(const image::Checkpoint& checkpoint) {
   std::vector<HiddenFile> hidden;
-  auto entries = checkpoint.mounts.find(checkpoint.root().ids.mnt_ns_id());
-  if (entries == checkpoint.mounts.end()) return hidden;
-  auto table = table_of(entries->second);
-  for (const auto& [id, file] : checkpoint.files) {
-    if (!file.has_reg() || !file.reg().name().starts_with('/')) continue;
-    const auto& name = file.reg().name();
-    const mountmap::Mount* mount = table.find(file.reg().mnt_id());
-    if (!mount || table.at(name) == mount || !is_beneath(name, mount->mountpoint)) continue;
-    hidden.push_back({id, static_cast<uint32_t>(mount->id), relative_to(name, mount->mountpoint),
-                      S_ISLNK(file.reg().mode())});
+  for (const auto& [ns_id, entries] : checkpoint.mounts) {
+    auto table = table_of(entries);
+    for (const auto& [id, file] : checkpoint.files) {
+      if (!file.has_reg() || !file.reg().name().starts_with('/')) continue;
+      const auto& name = file.reg().name();
+      const mountmap::Mount* mount = table.find(file.reg().mnt_id());
+      if (!mount || table.at(name) == mount || !is_beneath(name, mount->mountpoint)) continue;
+      hidden.push_back({id, static_cast<uint32_t>(mount->id), relative_to(name, mount->mountpoint),
+                        S_ISLNK(file.reg().mode())});
+    }
   }
   return hidden;
 }

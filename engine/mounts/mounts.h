@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/log.h"
+#include "engine/mounts/built.h"
 #include "engine/plan.h"
 
 namespace stasis::image {
@@ -23,8 +24,10 @@ namespace stasis::engine::mounts {
 std::vector<Finding> obstacles(const DumpPlan& plan);
 
 // Writes the mounts of the plan and the content of every tmpfs that is the
-// container's own. The container's tasks are stopped.
-void dump(const DumpPlan& plan, uint32_t ns_id, image::ImageWriter& writer, Log& log);
+// container's own. The container's tasks are stopped. `ns_ids`: of the root
+// task's mount namespace and of the nested ones, in the plan's order.
+void dump(const DumpPlan& plan, const std::vector<uint32_t>& ns_ids, image::ImageWriter& writer,
+          Log& log);
 
 // Devices of mounts of which the image holds the content (tree.h).
 std::set<uint32_t> stored_devices(const image::Checkpoint& checkpoint);
@@ -40,10 +43,9 @@ class Builder {
   // In the root child, alone in its new mount namespace, which is a copy of the
   // host's. Other namespaces (pid, ipc, net, cgroup) are the container's, so
   // that proc, mqueue, sysfs and cgroup show them. Afterwards the tree is
-  // the namespace's only one, and / is the working directory. Returns our
-  // descriptors (O_PATH) of the open files that mounts of the tree hide, by the
-  // files' ids in the image; the caller closes them.
-  std::map<uint32_t, int> build();
+  // the namespace's only one, and / is the working directory. Further mount
+  // namespaces of the container are made beside it.
+  Built build();
 
  private:
   struct State;

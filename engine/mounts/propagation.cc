@@ -1,10 +1,13 @@
 #include "engine/mounts/propagation.h"
 
+#include <sched.h>
 #include <sys/mount.h>
+#include <sys/syscall.h>
 
 #include <cerrno>
 
 #include "base/error.h"
+#include "kernel/call.h"
 #include "kernel/mount_api.h"
 
 namespace stasis::engine::mounts {
@@ -14,9 +17,11 @@ namespace {
 class Propagation {
  public:
   Propagation(const Tree& tree, const std::vector<UniqueFd>& mounts,
-              const std::vector<UniqueFd>& sources, Log& log)
-      : tree_(tree), mounts_(mounts), sources_(sources), log_(log) {}
+              const std::vector<UniqueFd>& sources, const std::vector<UniqueFd>& namespaces,
+              Log& log)
+      : tree_(tree), mounts_(mounts), sources_(sources), namespaces_(namespaces), log_(log) {}
 
+  void enter(int space);
   void restore(const Group& group);
   void make_unbindable();
 
@@ -29,7 +34,9 @@ class Propagation {
   const Tree& tree_;
   const std::vector<UniqueFd>& mounts_;
   const std::vector<UniqueFd>& sources_;
+  const std::vector<UniqueFd>& namespaces_;
   Log& log_;
+  int space_ = 0;  // that we are in
 };
 
 const Group* Propagation::group_of(uint32_t shared) const {
@@ -38,7 +45,17 @@ const Group* Propagation::group_of(uint32_t shared) const {
   return nullptr;
 }
 
+void Propagation::enter(int space) {
+  if (space == space_) return;
+  kernel::must(kernel::call(SYS_setns, namespaces_[space].get(), CLONE_NEWNS), "enter",
+               "a mount namespace of the container");
+  space_ = space;
+}
+
+// Groups are joined across namespaces, but only from within its own can a mount
+// be changed.
 void Propagation::change(int member, uint64_t propagation) {
+  enter(tree_.nodes[member].space);
   kernel::set_mount_attributes(mounts_[member].get(), 0, 0, propagation,
                                entry(member).mountpoint());
 }
@@ -108,10 +125,12 @@ void Propagation::make_unbindable() {
 }  // namespace
 
 void restore_propagation(const Tree& tree, const std::vector<UniqueFd>& mounts,
-                         const std::vector<UniqueFd>& sources, Log& log) {
-  Propagation propagation(tree, mounts, sources, log);
+                         const std::vector<UniqueFd>& sources,
+                         const std::vector<UniqueFd>& namespaces, Log& log) {
+  Propagation propagation(tree, mounts, sources, namespaces, log);
   for (const auto& group : tree.groups) propagation.restore(group);
   propagation.make_unbindable();
+  propagation.enter(0);
 }
 
 }  // namespace stasis::engine::mounts

@@ -92,7 +92,7 @@ image::Checkpoint dump_to(const std::string& dir, const DumpPlan& plan) {
   NullLog log;
   UniqueFd fd = kernel::open(dir, O_RDONLY | O_DIRECTORY);
   image::ImageWriter writer(fd.get());
-  dump(plan, 1, writer, log);
+  dump(plan, {1}, writer, log);
   image::InventoryEntry inventory;
   inventory.set_img_version(image::image_version);
   writer.publish(inventory);

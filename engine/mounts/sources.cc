@@ -90,7 +90,7 @@ std::vector<UniqueFd> Sources::hold_all() {
     if (node.how == How::root)
       sources[i] = kernel::open_tree(AT_FDCWD, plan_.root, OPEN_TREE_CLONE);
     if (node.how == How::external) sources[i] = hold(node);
-    if (node.how != How::root) check_target(i, sources);
+    if (node.parent >= 0) check_target(i, sources);
   }
   check_keys();
   return sources;
@@ -181,10 +181,7 @@ UniqueFd Sources::uncover(const Node& node, const image::HostSourceEntry& record
                           const mountmap::HostPlace& place) {
   log_.warn("{}: its source, the host's {}, is covered by another mount; it is taken from below",
             node.entry->mountpoint(), place.path);
-  DumpPlan self;
-  self.root = getpid();
-  self.mounts = host();
-  auto views = open_views(self, {self.mounts.find(place.mount->id)});
+  auto views = open_views({getpid(), &host()}, {host().find(place.mount->id)});
   auto now = kernel::stat_fd(views[0].get());
   if (record.has_inode() && now.stx_ino != record.inode())
     throw refusal(node)

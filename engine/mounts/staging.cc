@@ -33,6 +33,32 @@ Staging::Staging(const std::string& path) {
   file_ = kernel::open_at(mount_.get(), "file", O_RDONLY | O_CREAT | O_EXCL, 0600);
 }
 
+void Staging::enter() const {
+  kernel::must(kernel::call(SYS_fchdir, mount_.get()), "enter", "the staging area");
+}
+
+Staging Staging::copied() const {
+  Staging copy;
+  copy.covers_root_ = covers_root_;
+  copy.mount_ = kernel::open(".", O_PATH | O_DIRECTORY);
+  copy.directory_ = kernel::open("sources", O_PATH | O_DIRECTORY);
+  copy.root_ = kernel::open("root", O_PATH | O_DIRECTORY);
+  copy.file_ = kernel::open("file", O_PATH);
+  return copy;
+}
+
+void Staging::plant(int mount, int number) {
+  std::string name = std::to_string(number);
+  UniqueFd place = is_directory(mount)
+                       ? make_directory(mount_.get(), name.c_str())
+                       : kernel::open_at(mount_.get(), name, O_RDONLY | O_CREAT | O_EXCL, 0600);
+  kernel::attach_mount(mount, place.get(), "the staging area");
+}
+
+UniqueFd Staging::planted(int number) const {
+  return kernel::open_at(mount_.get(), std::to_string(number), O_PATH);
+}
+
 void Staging::attach(int mount) {
   kernel::attach_mount(mount, is_directory(mount) ? directory_.get() : file_.get(),
                        "the staging area");

@@ -12,18 +12,29 @@ class Staging {
  public:
   // A file system of its own over the directory `path`.
   explicit Staging(const std::string& path);
+  // For a copy of the namespace: enter() before unshare(CLONE_NEWNS), which
+  // takes the working directory along into the copy, copied() behind it.
+  void enter() const;
+  Staging copied() const;
 
   // Puts a detached mount, of a directory or a file, into this namespace.
   void attach(int mount);
   // The root of the new tree, which must not be covered by others.
   void attach_root(int mount);
 
+  // A mount that is to be copied in other namespaces, too, and later on; planted()
+  // gives its root (O_PATH) in this one.
+  void plant(int mount, int number);
+  UniqueFd planted(int number) const;
+
   // It stands on our own root directory, not on one beneath it.
   bool covers_root() const { return covers_root_; }
 
  private:
+  Staging() = default;
+
   UniqueFd mount_, directory_, file_, root_;
-  bool covers_root_;
+  bool covers_root_ = false;
 };
 
 }  // namespace stasis::engine::mounts

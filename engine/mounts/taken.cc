@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "engine/mounts/spaces.h"
 #include "engine/mounts/tree.h"
 #include "kernel/fs.h"
 #include "mountmap/identity.h"
@@ -17,13 +18,13 @@ using mountmap::Mount;
 
 class Taker {
  public:
-  Taker(const DumpPlan& plan, const mountmap::MountTable& host,
-        std::vector<image::MntEntry>& entries)
+  Taker(const DumpPlan& plan, const mountmap::MountTable& host, std::vector<Entries>& spaces)
       : plan_(plan), host_(host) {
-    for (auto& entry : entries) {
-      devices_.insert(entry.root_dev());
-      entries_.emplace_back(plan.mounts.find(static_cast<int>(entry.mnt_id())), &entry);
-    }
+    for (Entries& entries : spaces)
+      for (auto& entry : entries) {
+        devices_.insert(entry.root_dev());
+        entries_.emplace_back(find_mount(plan, static_cast<int>(entry.mnt_id())).mount, &entry);
+      }
     // The widest first: what lies within it is a part of it.
     std::sort(entries_.begin(), entries_.end(), [](const auto& a, const auto& b) {
       return std::pair(a.first->root.size(), a.first->id) <
@@ -112,9 +113,9 @@ class Taker {
 }  // namespace
 
 std::vector<Taken> take_in(const DumpPlan& plan, const mountmap::MountTable& host,
-                           std::vector<image::MntEntry>& entries) {
+                           std::vector<Entries>& spaces) {
   if (plan.content_mounts.empty() && plan.recreated_mounts.empty()) return {};
-  return Taker(plan, host, entries).run();
+  return Taker(plan, host, spaces).run();
 }
 
 UniqueFd open_file_of(const DumpPlan& plan, const Mount& mount) {

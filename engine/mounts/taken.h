@@ -8,8 +8,8 @@
 #include <vector>
 
 #include "base/unique_fd.h"
+#include "engine/mounts/tree.h"
 #include "engine/plan.h"
-#include "mnt.pb.h"
 
 namespace stasis::engine::mounts {
 
@@ -22,11 +22,11 @@ struct Taken {
   std::string name;
 };
 
-// Rewrites those of `entries` that plan.content_mounts and recreated_mounts
+// Rewrites those entries (by mount namespace) that plan.content_mounts and recreated_mounts
 // name, and the container's own binds of parts of them. `host`: the mounts that
 // a peer outside could be among.
 std::vector<Taken> take_in(const DumpPlan& plan, const mountmap::MountTable& host,
-                           std::vector<image::MntEntry>& entries);
+                           std::vector<Entries>& spaces);
 
 // The file that a mount shows, O_PATH. Throws where another mount covers it.
 UniqueFd open_file_of(const DumpPlan& plan, const mountmap::Mount& mount);

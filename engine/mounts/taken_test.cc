@@ -56,8 +56,9 @@ TEST_CASE("what is taken into the image becomes the container's own") {
   plan.recreated_mounts = {95};
   plan.external_mounts = {{93, "/kept"}};
   auto host = MountTable::parse("1 0 8:2 / / rw shared:5 - ext4 b rw\n");
-  auto entries = entries_of(plan);
-  auto taken = take_in(plan, host, entries);
+  std::vector<Entries> spaces{entries_of(plan)};
+  auto taken = take_in(plan, host, spaces);
+  const Entries& entries = spaces[0];
 
   REQUIRE(taken.size() == 3);
   const auto& volume = entry(entries, 91);

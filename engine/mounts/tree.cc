@@ -38,12 +38,13 @@ bool is_plain_path(const std::string& path) {
 
 class Planner {
  public:
-  explicit Planner(const std::vector<image::MntEntry>& entries);
+  explicit Planner(const std::vector<const Entries*>& spaces);
   Tree finish(const std::set<uint32_t>& stored);
 
  private:
   const image::MntEntry& entry(int i) const { return *tree_.nodes[i].entry; }
   void link_parents();
+  void link(int i, const std::unordered_map<uint32_t, int>& index);
   void name_externals();
   void choose_owners(const std::set<uint32_t>& stored);
   void choose_source(int i);
@@ -52,26 +53,29 @@ class Planner {
   void group();
 
   Tree tree_;
-  int root_ = -1;
   std::vector<std::map<std::string, int>> children_;  // by mountpoint
   std::unordered_map<uint32_t, std::vector<int>> superblocks_;
   std::unordered_map<uint32_t, int> owner_;  // superblock -> the node that creates it
   std::vector<char> state_;
 };
 
-Planner::Planner(const std::vector<image::MntEntry>& entries) {
-  if (entries.size() > most_mounts)
+Planner::Planner(const std::vector<const Entries*>& spaces) {
+  size_t count = 0;
+  for (const Entries* entries : spaces) count += entries->size();
+  if (count > most_mounts)
     throw Error("rebuild the mount tree", "")
-        .because("it has " + std::to_string(entries.size()) + " mounts, more than " +
+        .because("it has " + std::to_string(count) + " mounts, more than " +
                  std::to_string(most_mounts));
-  tree_.nodes.resize(entries.size());
-  for (size_t i = 0; i < entries.size(); ++i) {
-    const auto& entry = entries[entries.size() - 1 - i];
-    if (!is_plain_path(entry.mountpoint()))
-      throw refusal(entry, "its mountpoint is no absolute path");
-    tree_.nodes[i].entry = &entry;
-    superblocks_[entry.root_dev()].push_back(static_cast<int>(i));
-  }
+  tree_.roots.assign(spaces.size(), -1);
+  for (size_t space = 0; space < spaces.size(); ++space)
+    for (auto entry = spaces[space]->rbegin(); entry != spaces[space]->rend(); ++entry) {
+      if (!is_plain_path(entry->mountpoint()))
+        throw refusal(*entry, "its mountpoint is no absolute path");
+      superblocks_[entry->root_dev()].push_back(static_cast<int>(tree_.nodes.size()));
+      Node& node = tree_.nodes.emplace_back();
+      node.entry = &*entry;
+      node.space = static_cast<int>(space);
+    }
 }
 
 void Planner::link_parents() {
@@ -81,25 +85,32 @@ void Planner::link_parents() {
     if (!index.emplace(entry(i).mnt_id(), i).second)
       throw refusal(entry(i), "its id " + std::to_string(entry(i).mnt_id()) + " appears twice");
   children_.resize(tree_.nodes.size());
-  for (int i = 0; i < count; ++i) {
-    auto parent = index.find(entry(i).parent_mnt_id());
-    if (parent == index.end() || parent->second == i) {
-      if (entry(i).mountpoint() != "/" || root_ >= 0)
-        throw refusal(entry(i), "the mount it stands on is not in the table")
-            .hint("If that one is skipped, this one must be skipped, too.");
-      root_ = i;
-      tree_.nodes[i].how = How::root;
-      continue;
-    }
-    tree_.nodes[i].parent = parent->second;
-    if (!is_beneath(entry(i).mountpoint(), entry(parent->second).mountpoint()))
-      throw refusal(entry(i), "it doesn't lie beneath the mount it stands on, " +
-                                  describe(entry(parent->second)));
-    if (!children_[parent->second].emplace(entry(i).mountpoint(), i).second)
-      throw refusal(entry(i), "two mounts stand at the same place of the same mount")
-          .hint("Unmount one of them inside the container.");
+  for (int i = 0; i < count; ++i) link(i, index);
+  for (int root : tree_.roots)
+    if (root < 0) throw Error("rebuild the mount tree", "").because("no mount stands at /");
+  // That of another namespace is a mount like any other.
+  tree_.nodes[tree_.roots[0]].how = How::root;
+}
+
+void Planner::link(int i, const std::unordered_map<uint32_t, int>& index) {
+  Node& node = tree_.nodes[i];
+  auto parent = index.find(entry(i).parent_mnt_id());
+  if (parent == index.end() || parent->second == i ||
+      tree_.nodes[parent->second].space != node.space) {
+    int& root = tree_.roots[node.space];
+    if (entry(i).mountpoint() != "/" || root >= 0)
+      throw refusal(entry(i), "the mount it stands on is not in the table")
+          .hint("If that one is skipped, this one must be skipped, too.");
+    root = i;
+    return;
   }
-  if (root_ < 0) throw Error("rebuild the mount tree", "").because("no mount stands at /");
+  node.parent = parent->second;
+  if (!is_beneath(entry(i).mountpoint(), entry(parent->second).mountpoint()))
+    throw refusal(entry(i), "it doesn't lie beneath the mount it stands on, " +
+                                describe(entry(parent->second)));
+  if (!children_[parent->second].emplace(entry(i).mountpoint(), i).second)
+    throw refusal(entry(i), "two mounts stand at the same place of the same mount")
+        .hint("Unmount one of them inside the container.");
 }
 
 void Planner::name_externals() {
@@ -271,8 +282,12 @@ std::string describe(const image::MntEntry& entry) {
   return entry.mountpoint() + " (" + type + ")";
 }
 
-Tree plan_tree(const std::vector<image::MntEntry>& entries, const std::set<uint32_t>& stored) {
-  return Planner(entries).finish(stored);
+Tree plan_tree(const std::vector<const Entries*>& spaces, const std::set<uint32_t>& stored) {
+  return Planner(spaces).finish(stored);
+}
+
+Tree plan_tree(const Entries& entries, const std::set<uint32_t>& stored) {
+  return plan_tree(std::vector<const Entries*>{&entries}, stored);
 }
 
 }  // namespace stasis::engine::mounts

@@ -21,8 +21,9 @@ enum class How {
 
 struct Node {
   const image::MntEntry* entry = nullptr;
+  int space = 0;    // index of its mount namespace; 0 is the root task's
   std::string key;  // of an external mount
-  int parent = -1;  // index of a node; -1 for the root
+  int parent = -1;  // index of a node; -1 for the root of a namespace
   How how = How::fresh;
   int source = -1;      // bind: the node whose superblock it shows ...
   std::string subpath;  // ... and its root, relative to that node's; "" is the same;
@@ -36,17 +37,23 @@ struct Group {
   std::vector<int> members;  // the one with the widest root first
 };
 
+// The trees of all mount namespaces of a container; what is mounted in several
+// is a bind of one.
 struct Tree {
-  std::vector<Node> nodes;    // in mountinfo's order
+  std::vector<Node> nodes;    // namespace by namespace, each in mountinfo's order
   std::vector<int> order;     // of attaching: parents, sources and what gets covered first
   std::vector<Group> groups;  // masters before their slaves
+  std::vector<int> roots;     // by namespace
 };
 
-// `entries` as in the image: the last mount of mountinfo first. They must
-// outlive the tree. `stored`: devices whose content is in the image; these can
-// be made also where only a file of theirs is mounted. Throws Error naming the
-// mount.
-Tree plan_tree(const std::vector<image::MntEntry>& entries, const std::set<uint32_t>& stored = {});
+// As in the image: the last mount of mountinfo first.
+using Entries = std::vector<image::MntEntry>;
+
+// `spaces`: by mount namespace, the root task's first. They must outlive the
+// tree. `stored`: devices whose content is in the image; these can be made
+// also where only a file of theirs is mounted. Throws Error naming the mount.
+Tree plan_tree(const std::vector<const Entries*>& spaces, const std::set<uint32_t>& stored = {});
+Tree plan_tree(const Entries& entries, const std::set<uint32_t>& stored = {});
 
 // The name that an external mount has in the image; empty for all others.
 std::string external_key(const image::MntEntry& entry);

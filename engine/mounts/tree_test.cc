@@ -11,10 +11,10 @@ using namespace stasis::engine::mounts;
 
 namespace {
 
-// Entries in mountinfo's order, turned into the image's.
-class Entries {
+// EntryList in mountinfo's order, turned into the image's.
+class EntryList {
  public:
-  Entries() { add(1, 0, "/", 100, "/srv/rootfs", image::UNSUPPORTED); }
+  EntryList() { add(1, 0, "/", 100, "/srv/rootfs", image::UNSUPPORTED); }
   image::MntEntry& add(uint32_t id, uint32_t parent, const std::string& mountpoint, uint32_t dev,
                        const std::string& root = "/", image::Fstype type = image::TMPFS) {
     auto& entry = *list_.emplace(list_.begin());
@@ -42,7 +42,7 @@ std::vector<std::string> order_of(const Tree& tree) {
 }  // namespace
 
 TEST_CASE("each mount is made from what it shows") {
-  Entries entries;
+  EntryList entries;
   entries.add(2, 1, "/dev", 7);
   entries.add(3, 1, "/proc", 8, "/", image::PROC);
   entries.add(4, 3, "/proc/sys", 8, "/sys", image::PROC);
@@ -63,7 +63,7 @@ TEST_CASE("each mount is made from what it shows") {
 }
 
 TEST_CASE("what covers comes after what it covers, a copy after its source") {
-  Entries entries;
+  EntryList entries;
   entries.add(2, 1, "/a", 7);  // covers the next one
   entries.add(3, 1, "/a/b", 8);
   entries.add(4, 1, "/copy", 9, "/sub");  // of the last one
@@ -73,7 +73,7 @@ TEST_CASE("what covers comes after what it covers, a copy after its source") {
 }
 
 TEST_CASE("an image of mounts that cannot be is refused by name") {
-  Entries entries;
+  EntryList entries;
   std::string wanted;
   SECTION("no parent") {
     entries.add(2, 77, "/a", 7);

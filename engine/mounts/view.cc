@@ -23,11 +23,9 @@ constexpr uint64_t in_root = RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS | RESOLVE_NO_
 
 class Viewer {
  public:
-  explicit Viewer(const DumpPlan& plan)
-      : plan_(plan),
-        proc_("/proc/" + std::to_string(plan.root)),
-        root_(kernel::open(proc_ + "/root", O_PATH | O_DIRECTORY)) {
-    for (const auto& mount : plan.mounts.mounts()) {
+  explicit Viewer(const Space& space)
+      : proc_("/proc/" + std::to_string(space.pid)), root_(open_root(space)) {
+    for (const auto& mount : space.table->mounts()) {
       by_id_[mount.id] = &mount;
       if (mount.parent != mount.id) standing_on_[mount.parent].emplace(mount.mountpoint, &mount);
     }
@@ -43,7 +41,6 @@ class Viewer {
   void look_inside(const std::vector<const Mount*>& mounts, std::vector<UniqueFd>& views);
   UniqueFd uncover(const Mount& mount, const std::vector<const Mount*>& covers);
 
-  const DumpPlan& plan_;
   std::string proc_;
   UniqueFd root_;
   std::unordered_map<int, const Mount*> by_id_;
@@ -158,8 +155,8 @@ UniqueFd Viewer::uncover(const Mount& mount, const std::vector<const Mount*>& co
 
 }  // namespace
 
-std::vector<UniqueFd> open_views(const DumpPlan& plan, const std::vector<const Mount*>& mounts) {
-  return Viewer(plan).open(mounts);
+std::vector<UniqueFd> open_views(const Space& space, const std::vector<const Mount*>& mounts) {
+  return Viewer(space).open(mounts);
 }
 
 }  // namespace stasis::engine::mounts

@@ -5,13 +5,13 @@
 #include <vector>
 
 #include "base/unique_fd.h"
-#include "engine/plan.h"
+#include "engine/mounts/spaces.h"
 
 namespace stasis::engine::mounts {
 
-// For each of `mounts`, of the plan's table, the directory at its root, seen
-// without the mounts that stand on it or cover it.
-std::vector<UniqueFd> open_views(const DumpPlan& plan,
+// For each of `mounts`, of the namespace's table, the directory at its root,
+// seen without the mounts that stand on it or cover it.
+std::vector<UniqueFd> open_views(const Space& space,
                                  const std::vector<const mountmap::Mount*>& mounts);
 
 }  // namespace stasis::engine::mounts

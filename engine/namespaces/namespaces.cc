@@ -85,7 +85,9 @@ void in_namespaces(int pidfd, uint64_t flags, const std::function<void()>& actio
 }
 
 std::vector<Finding> obstacles(const DumpPlan& plan, const std::vector<pid_t>& pids) {
-  const NsIds ids(plan.root);
+  NsIds ids(plan.root);
+  if (ids.own(CLONE_NEWNS))
+    for (const NestedMounts& nested : plan.nested) ids.admit_mounts(nested.inode);
   std::vector<Finding> findings = from_outside(plan, ids);
   for (pid_t pid : pids) {
     try {

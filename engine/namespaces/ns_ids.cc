@@ -65,15 +65,20 @@ Inodes inodes_of(pid_t pid) { return read_inodes(open_ns_directory(pid).get()); 
 
 NsIds::NsIds(pid_t root) : root_(inodes_of(root)) {
   const Inodes engine = inodes_of(0);
-  uint32_t next = 0;
   for (size_t i = 0; i < kind_count; ++i)
-    if (engine[i] != 0) engine_ids_[i] = ++next;
+    if (engine[i] != 0) engine_ids_[i] = ++last_id_;
   for (size_t i = 0; i < kind_count; ++i) {
     if (root_[i] == 0) continue;
     bool is_own = root_[i] != engine[i];
-    root_ids_[i] = is_own ? ++next : engine_ids_[i];
+    root_ids_[i] = is_own ? ++last_id_ : engine_ids_[i];
     if (is_own) own_ |= kinds[i].flag;
   }
+}
+
+uint32_t NsIds::admit_mounts(uint64_t inode) {
+  auto [number, is_new] = nested_mounts_.try_emplace(inode, 0);
+  if (is_new) number->second = ++last_id_;
+  return number->second;
 }
 
 uint64_t NsIds::inode(uint64_t flag) const { return root_[index_of(flag)]; }
@@ -87,11 +92,16 @@ void NsIds::fill(pid_t pid, image::TaskKobjIdsEntry& ids) const {
       set(root_ids_, ids);
       return;
     }
-  for (size_t i = 0; i < kind_count; ++i)
-    if (inodes[i] != root_[i])
+  std::array<uint32_t, kind_count> numbers = root_ids_;
+  for (size_t i = 0; i < kind_count; ++i) {
+    auto nested = nested_mounts_.find(inodes[i]);
+    if (kinds[i].flag == CLONE_NEWNS && nested != nested_mounts_.end())
+      numbers[i] = nested->second;
+    else if (inodes[i] != root_[i])
       throw Error("dump", name_of(pid))
           .because(fmt::format("it is in a {} namespace of its own", kinds[i].words))
           .hint("a container whose processes are all in the same namespaces can be dumped");
+  }
   // What its next child would be in must be the same, or the child's would be lost.
   for (std::string_view kind : {"pid", "time"}) {
     uint64_t children = inode_of(dir.get(), std::string(kind) + "_for_children", kind);
@@ -101,7 +111,7 @@ void NsIds::fill(pid_t pid, image::TaskKobjIdsEntry& ids) const {
         throw Error("dump", name_of(pid))
             .because(fmt::format("its children would be in another {} namespace", kind));
   }
-  set(root_ids_, ids);
+  set(numbers, ids);
 }
 
 void NsIds::fill_engine(image::TaskKobjIdsEntry& ids) const { set(engine_ids_, ids); }

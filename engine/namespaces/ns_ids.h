@@ -7,6 +7,7 @@
 
 #include <array>
 #include <cstdint>
+#include <map>
 #include <string_view>
 
 #include "core.pb.h"
@@ -36,8 +37,12 @@ class NsIds {
   uint64_t inode(uint64_t flag) const;  // of the root task
   uint32_t id(uint64_t flag) const;
 
+  // A mount namespace that processes of the container have of their own, by its
+  // inode, gets a number. Others that are nested can't be dumped.
+  uint32_t admit_mounts(uint64_t inode);
+
   // The *_ns_id fields. Throws an Error naming the process when it isn't in
-  // the root task's namespaces: nested ones can't be dumped. A zombie is in none
+  // the root task's namespaces or in one that was admitted. A zombie is in none
   // and gets the root's.
   void fill(pid_t pid, image::TaskKobjIdsEntry& ids) const;
   // Of the engine itself, for InventoryEntry.root_ids.
@@ -48,6 +53,8 @@ class NsIds {
 
   Inodes root_;
   std::array<uint32_t, kind_count> root_ids_{}, engine_ids_{};
+  std::map<uint64_t, uint32_t> nested_mounts_;
+  uint32_t last_id_ = 0;
   uint64_t own_ = 0;
 };
 

@@ -108,6 +108,7 @@ struct Revival::Descriptors {
   std::vector<int> ours;
   std::map<size_t, int> of_vma;  // index of the VMA -> number
   int exe = -1, cwd = -1, root = -1;
+  int mounts = -1;  // the mount namespace, where it isn't the root task's
   std::vector<files::FdMove> moves;
 
   int add(int fd) {
@@ -200,6 +201,8 @@ Revival::Descriptors& Revival::descriptors_of(LiveTask& task) {
   d.exe = d.add(t_.files.get(image.mm.exe_file_id()));
   d.cwd = d.add(t_.files.get(image.fs.cwd_id()));
   d.root = d.add(t_.files.get(image.fs.root_id()));
+  auto own_mounts = t_.mount_namespaces.find(image.ids.mnt_ns_id());
+  if (own_mounts != t_.mount_namespaces.end()) d.mounts = d.add(own_mounts->second.get());
   for (const files::Restorer::Slot& fd : t_.files.descriptors(image))
     d.moves.push_back({d.add(fd.ours), fd.target, fd.cloexec});
   return d;
@@ -235,6 +238,8 @@ void Revival::equip(LiveTask& task) {
   SyscallBatch batch;
   protect_vmas(image.mm, batch);
   restore_mm(image.mm, sent.exe, batch);
+  if (sent.mounts >= 0)
+    batch.must("enter the mount namespace of", SYS_setns, sent.mounts, CLONE_NEWNS);
   const image::FileEntry& root = t_.files.entry(image.fs.root_id());
   if (root.reg().name() != "/") {
     batch.must("set the root directory of", SYS_fchdir, sent.root);

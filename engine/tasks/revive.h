@@ -24,6 +24,8 @@ class Revival {
     FdSender& sender;
     files::Restorer& files;
     cgroup::Restorer& cgroups;
+    // Mount namespaces beside the root task's, by their number in the image.
+    const std::map<uint32_t, UniqueFd>& mount_namespaces;
     PageCopier& copier;
     Log& log;
   };

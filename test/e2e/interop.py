@@ -2,18 +2,19 @@
 import os
 
 from harness import Container, Skip, expect, scenario, wait_for
+from nested_mounts import may_mount
 
 PEERS = ("criu-4.1.1", "criu-4.2")
 
 
-def exchange(env, program, peer, stasis_dumps):
+def exchange(env, program, peer, stasis_dumps, keywords):
     env.only_stasis()
     peer = env.peers and os.path.join(env.peers, peer)
     if not peer or not os.path.exists(peer):
         raise Skip(f"no {peer}; test/interop/get-criu brings it")
     dumper, restorer = (env.stasis, peer) if stasis_dumps else (peer, env.stasis)
     env = env.with_engine(env.stasis)
-    with Container(env, program) as c:
+    with Container(env, program, **keywords) as c:
         c.start()
         before = c.observe() if program else None
         env.criu = dumper
@@ -24,7 +25,7 @@ def exchange(env, program, peer, stasis_dumps):
         c.restore(image)
         if program:
             # What CRIU's restore changes is in harness.py; its dump keeps no mtime below a second.
-            deviations = ("/mounts", "/network") if stasis_dumps else ("/network", "/tmpfs")
+            deviations = ("/mounts", "/across", "/network") if stasis_dumps else ("/network", "/tmpfs")
             c.same_as(before, deviations).ask()
         else:
             wait_for("the counter to go on", lambda: len(c.numbers()) > stood + 5)
@@ -32,15 +33,17 @@ def exchange(env, program, peer, stasis_dumps):
             expect(numbers == list(range(1, len(numbers) + 1)), f"numbers lost or doubled: {numbers}")
 
 
-def register(program, peer, stasis_dumps):
+def register(program, peer, stasis_dumps, **keywords):
     way = f"stasis_to_{peer}" if stasis_dumps else f"{peer}_to_stasis"
 
     @scenario(label="interop", name=f"{way}_{program or 'demo'}")
     def go(env):
-        exchange(env, program, peer, stasis_dumps)
+        exchange(env, program, peer, stasis_dumps, keywords)
 
 
 for _peer in PEERS:
     for _program in (None, "threads", "memory", "counter"):
         register(_program, _peer, True)
         register(_program, _peer, False)
+for _way in (True, False):
+    register("nested", "criu-4.2", _way, change=may_mount)

@@ -145,6 +145,20 @@ def mounts(pid):
     return view, mountpoints
 
 
+def across(pids):
+    """What mount namespaces have in common: for each superblock and peer group that is in several
+    of them, where it is. `pids`: label of the namespace -> a process in it."""
+    places = {}
+    for label, pid in pids.items():
+        for line in read(f"/proc/{pid}/mountinfo").splitlines():
+            left = line.split(" - ", 1)[0].split(" ")
+            for what, name in [("dev", left[2]), *(tag.split(":") for tag in left[6:] if ":" in tag)]:
+                kind = "group" if what in ("shared", "master") else what
+                places.setdefault((kind, name), []).append((label, f"{what} {left[4]} {left[3]}"))
+    return sorted(sorted(f"{label}: {place}" for label, place in found) for found in places.values()
+                  if len({label for label, _ in found}) > 1)
+
+
 def tmpfs_content(pid):
     """What lies in the tmpfs mounts that the host doesn't have."""
     hosts = {line.split(" ")[2] for line in read("/proc/self/mountinfo").splitlines()}
@@ -203,10 +217,12 @@ def network(pid):
     return links + [r.strip() for table in routes for r in table.splitlines()]
 
 
-def process(pid, labels, seen_files, mounts_of):
+def process(pid, labels, seen_files, mounts_of, seers):
     path = f"/proc/{pid}"
     mount_rows, mountpoints = mounts(pid)
-    mounts_of[namespace(pid, "mnt", labels)] = mount_rows
+    label = namespace(pid, "mnt", labels)
+    mounts_of[label] = mount_rows
+    seers.setdefault(label, pid)
     stats = stat_of(path)
     view = {
         "status": status_of(path),
@@ -266,11 +282,12 @@ def pids_of(init):
 
 def container(init):
     """The view of the container with that init; it should stand still meanwhile."""
-    labels, seen_files, mounts_of = Labels(), [], {}
+    labels, seen_files, mounts_of, seers = Labels(), [], {}, {}
     return {
-        "processes": {str(inner_pid(f"/proc/{pid}")): process(pid, labels, seen_files, mounts_of)
+        "processes": {str(inner_pid(f"/proc/{pid}")): process(pid, labels, seen_files, mounts_of, seers)
                       for pid in pids_of(init)},
         "mounts": mounts_of,
+        "across mount namespaces": across(seers),
         "host name": inside(init, "uts", "uname", "-n").strip(),
         "domain name": inside(init, "uts", "cat", "/proc/sys/kernel/domainname").strip(),
         "ipc": {name: inside(init, "ipc", "cat", f"/proc/sys/kernel/{name}").strip()

@@ -1,0 +1,38 @@
+#include "engine/mounts/built.h"
+
+#include <fmt/format.h>
+
+#include "base/error.h"
+#include "base/text.h"
+#include "kernel/fs.h"
+
+namespace stasis::engine::mounts {
+
+// "hidden ID FD" and "space ID FD FD", a line each.
+std::string to_text(Built built) {
+  std::string text;
+  for (auto& [file, fd] : built.hidden) text += fmt::format("hidden {} {}\n", file, fd.release());
+  for (auto& [id, space] : built.spaces)
+    text += fmt::format("space {} {} {}\n", id, space.ns.release(), space.root.release());
+  return text;
+}
+
+Built take_over(pid_t pid, std::string_view told) {
+  Built built;
+  UniqueFd pidfd = kernel::pidfd_open(pid);
+  for (std::string_view line : text::split(told, '\n')) {
+    if (line.empty()) continue;
+    auto words = text::words(line);
+    auto id = text::to_int<uint32_t>(words[1]).value();
+    auto take = [&](size_t word) {
+      return kernel::pidfd_getfd(pidfd.get(), text::to_int<int>(words[word]).value());
+    };
+    if (words[0] == "hidden")
+      built.hidden[id] = take(2);
+    else
+      built.spaces[id] = {take(2), take(3)};
+  }
+  return built;
+}
+
+}  // namespace stasis::engine::mounts

@@ -1,0 +1,69 @@
+#include "engine/mounts/spaces.h"
+
+#include <fmt/core.h>
+
+#include <cerrno>
+#include <map>
+
+#include "base/text.h"
+#include "kernel/fs.h"
+#include "kernel/proc_misc.h"
+
+namespace stasis::engine::mounts {
+
+namespace {
+
+uint64_t namespace_of(pid_t pid) {
+  return kernel::parse_namespace_link(kernel::read_link(fmt::format("/proc/{}/ns/mnt", pid)),
+                                      "mnt");
+}
+
+std::string name_of(pid_t pid) {
+  std::string comm = kernel::read_file(fmt::format("/proc/{}/comm", pid));
+  return fmt::format("process {} ({})", pid, text::trim(comm));
+}
+
+}  // namespace
+
+std::vector<Space> spaces_of(const DumpPlan& plan) {
+  std::vector<Space> spaces{{plan.root, &plan.mounts}};
+  for (const NestedMounts& nested : plan.nested) spaces.push_back({nested.pid, &nested.mounts});
+  return spaces;
+}
+
+Place find_mount(const DumpPlan& plan, int id) {
+  for (const Space& space : spaces_of(plan))
+    if (const mountmap::Mount* mount = space.table->find(id)) return {space, mount};
+  return {};
+}
+
+std::vector<NestedMounts> find_nested(const DumpPlan& plan, const std::vector<pid_t>& pids) {
+  const uint64_t root = namespace_of(plan.root);
+  std::map<uint64_t, pid_t> changed_root;  // namespace -> who doesn't see the whole of it
+  std::map<uint64_t, pid_t> seers;
+  for (pid_t pid : pids) try {
+      uint64_t inode = namespace_of(pid);
+      if (inode == root || seers.count(inode)) continue;
+      bool whole = kernel::read_link(fmt::format("/proc/{}/root", pid)) == "/";
+      (whole ? seers : changed_root).emplace(inode, pid);
+    } catch (const Error& error) {
+      // An ending process has no namespaces any more.
+      if (error.code() != ENOENT && error.code() != ESRCH) throw;
+    }
+  for (auto [inode, pid] : changed_root)
+    if (!seers.count(inode))
+      throw Error("look at the mounts of", name_of(pid))
+          .because(
+              "it is in a mount namespace of its own and has changed its root directory "
+              "(chroot), so that the namespace's root can't be seen")
+          .hint("Let it call pivot_root instead, or chroot without unshare.");
+  std::vector<NestedMounts> nested;
+  for (auto [inode, pid] : seers) nested.push_back({inode, pid, mountmap::MountTable::read(pid)});
+  return nested;
+}
+
+UniqueFd open_root(const Space& space) {
+  return kernel::open(fmt::format("/proc/{}/root", space.pid), O_PATH | O_DIRECTORY);
+}
+
+}  // namespace stasis::engine::mounts

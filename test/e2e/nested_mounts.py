@@ -1,0 +1,28 @@
+"""Containers whose processes have mount namespaces of their own."""
+from harness import Container, expect, scenario
+
+
+def may_mount(config):
+    for kind in ("bounding", "effective", "permitted"):
+        config["process"]["capabilities"][kind].append("CAP_SYS_ADMIN")
+
+
+def nested(name, door):
+    @scenario(name=name)
+    def go(env):
+        env.only_stasis()
+        with Container(env, "nested", change=may_mount) as c:
+            c.start().ask()
+            before = c.observe()
+            expect(len(before["mounts"]) == 6, f"{len(before['mounts'])} mount namespaces, not 6")
+            image = c.checkpoint(door=door)
+            c.gone()
+            c.restore(image, door=door).same_as(before)
+            c.ask()
+            c.restore(c.checkpoint(door=door), door=door).same_as(before)  # and again from there
+            c.ask()
+        c.gone()
+
+
+nested("nested_mounts", "runc")
+nested("nested_mounts_own_door", "stasis")
