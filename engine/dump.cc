@@ -210,14 +210,15 @@ void store_container(Dump& dump, FrozenTree& tree) {
   dump.cgroups.finish(dump.writer);
 }
 
-// Only now, as until the freeze processes could make more of them.
-void find_nested_mounts(Dump& dump, FrozenTree& tree, DumpPlan& plan) {
+// Only now, as until the freeze processes could mount what they like.
+void look_at_mounts(Dump& dump, FrozenTree& tree, DumpPlan& plan) {
   std::vector<pid_t> pids;
   for (const FrozenTask& task : tree.tasks())
     if (!task.zombie) pids.push_back(task.pid);
   plan.nested = mounts::find_nested(plan, pids);
-  if (dump.ids.own(CLONE_NEWNS))
-    for (const NestedMounts& nested : plan.nested) dump.ids.admit_mounts(nested.inode);
+  if (!dump.ids.own(CLONE_NEWNS)) return;
+  mounts::check_unchanged(plan);
+  for (const NestedMounts& nested : plan.nested) dump.ids.admit_mounts(nested.inode);
 }
 
 }  // namespace
@@ -250,7 +251,7 @@ DumpResult dump(const DumpPlan& given, int image_dir, Observer& observer, Log& l
   FrozenTree tree(plan, log);
   dump.result.freezing_us = microseconds_since(start);
   log.info("Froze {} processes in {} us", tree.tasks().size(), dump.result.freezing_us);
-  find_nested_mounts(dump, tree, plan);
+  look_at_mounts(dump, tree, plan);
 
   bool own_network = dump.ids.own(CLONE_NEWNET);
   if (own_network) observer.network_lock();

@@ -28,6 +28,8 @@ struct Faults {
   std::atomic<long> calls{0};
   const long fail_at = limit("STASIS_FAIL_AT");
   const long kill_at = limit("STASIS_KILL_AT");
+  // Number of a kernel call: the process stops before its first one.
+  std::atomic<long> stop_before = limit("STASIS_STOP_BEFORE");
   const char* count_file = getenv("STASIS_COUNT_FILE");
 
   // Where a test wants to know how many calls there are, the count is written
@@ -51,6 +53,8 @@ long raw_call(long nr, long a1, long a2, long a3, long a4, long a5, long a6) {
   long n = ++faults.calls;
   if (n == faults.kill_at) ::kill(::getpid(), SIGKILL);
   if (n == faults.fail_at) return -EIO;
+  if (long wanted = nr; nr != 0 && faults.stop_before.compare_exchange_strong(wanted, 0))
+    ::kill(::getpid(), SIGSTOP);
 #endif
   long result = ::syscall(nr, a1, a2, a3, a4, a5, a6);
   return result == -1 ? -errno : result;

@@ -30,6 +30,8 @@ struct Mount {
   std::string source;
   std::string sb_options;  // mountinfo's last field, without ro/rw and what is in sb_flags:
                            // "size=65536k,mode=755"
+
+  bool operator==(const Mount&) const = default;
 };
 
 class MountTable {

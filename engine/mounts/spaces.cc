@@ -2,6 +2,7 @@
 
 #include <fmt/core.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <map>
 
@@ -60,6 +61,41 @@ std::vector<NestedMounts> find_nested(const DumpPlan& plan, const std::vector<pi
   std::vector<NestedMounts> nested;
   for (auto [inode, pid] : seers) nested.push_back({inode, pid, mountmap::MountTable::read(pid)});
   return nested;
+}
+
+namespace {
+
+std::string difference(const mountmap::Mount& then, const mountmap::Mount& now) {
+  if (then.parent != now.parent || then.mountpoint != now.mountpoint)
+    return "was moved to " + now.mountpoint;
+  if (then.root != now.root) return fmt::format("shows {} now, it was {}", now.root, then.root);
+  if (then.flags != now.flags || then.sb_flags != now.sb_flags || then.sb_options != now.sb_options)
+    return "was mounted with other options";
+  if (then.shared != now.shared || then.master != now.master || then.unbindable != now.unbindable)
+    return "propagates otherwise";
+  return "is another";
+}
+
+Error changed(const mountmap::Mount& mount, const std::string& how) {
+  return Error("checkpoint the mount", fmt::format("{} ({})", mount.mountpoint, mount.fstype))
+      .because("it " + how + "; the plan had been made before")
+      .hint("Try again.");
+}
+
+}  // namespace
+
+void check_unchanged(const DumpPlan& plan) {
+  auto table = mountmap::MountTable::read(plan.root);
+  const auto &then = plan.mounts.mounts(), &now = table.mounts();
+  // The kernel keeps the order.
+  for (size_t i = 0; i < std::max(then.size(), now.size()); ++i) {
+    if (i >= then.size()) throw changed(now[i], "was mounted meanwhile");
+    if (i >= now.size()) throw changed(then[i], "was unmounted meanwhile");
+    if (then[i] == now[i]) continue;
+    if (then[i].id == now[i].id) throw changed(now[i], difference(then[i], now[i]));
+    if (!table.find(then[i].id)) throw changed(then[i], "was unmounted meanwhile");
+    throw changed(now[i], "was mounted meanwhile");
+  }
 }
 
 UniqueFd open_root(const Space& space) {

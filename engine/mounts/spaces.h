@@ -31,6 +31,11 @@ Place find_mount(const DumpPlan& plan, int id);
 // Error where the whole of a namespace can't be seen.
 std::vector<NestedMounts> find_nested(const DumpPlan& plan, const std::vector<pid_t>& pids);
 
+// Throws Error where the root task's mounts are no longer those that the plan
+// was made for: what it says of them (whose they are, where their sources are)
+// might be wrong. Sees mounts, what became of their flags, and renamed sources.
+void check_unchanged(const DumpPlan& plan);
+
 // O_PATH descriptor of the root of the namespace.
 UniqueFd open_root(const Space& space);
 

@@ -385,3 +385,81 @@ def mount_options(env):
             expect(tree.path(disk / "file").read_text() == "content\n", "another device")
             expect(" - ramfs " in tree.mount_line(huge), f"{huge}: {tree.mount_line(huge)}")
             expect(not tree.mount_line(out) and not tree.mount_line(out / "below"), "not left out")
+
+
+def meanwhile(c, change, door, complaint):
+    """Changes something behind the plan's back: the checkpoint stops before it seizes a process."""
+    seize = 101  # ptrace
+    env = {**os.environ, "STASIS_STOP_BEFORE": str(seize)}
+    if door == "runc":
+        command = ["runc", "--criu", c.env.faults, "checkpoint", "--image-path", c.dir / "image-late",
+                   "--work-path", c.dir / "work", c.name]
+    else:
+        command = [c.env.faults, "checkpoint", c.name, "--image", c.dir / "image-late"]
+    with subprocess.Popen([str(part) for part in command], stdin=subprocess.DEVNULL, env=env,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        try:
+            stopped = wait_for("the checkpoint to stop", lambda: stopped_engine(c.env.faults))
+            change()
+            os.kill(stopped, signal.SIGCONT)
+            said, _ = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    expect(process.returncode == 1, f"exit code {process.returncode} after {complaint}: {said}")
+    text = said if door == "stasis" else c.engine_logs()
+    expect(complaint in text, f"not named: {complaint!r} in:\n{text}")
+    image = c.dir / "image-late"
+    left = list(image.glob("*.img")) if image.exists() else []
+    expect(not left, f"half an image is left: {left}")
+    c.ask()
+
+
+def stopped_engine(binary):
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            if os.readlink(f"/proc/{pid}/exe") == binary and \
+                    pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "T":
+                return int(pid)
+    return 0
+
+
+@scenario
+def changed_after_the_plan(env):
+    """A mount, an umount, a renamed source or a new process between plan and freeze is noticed."""
+    env.only_stasis()
+    if not env.faults:
+        raise Skip("needs a build with STASIS_FAULTS")
+    with Container(env, "counter", hooks=False) as c:
+        c.start()
+
+        def inside(*command):
+            run("nsenter", "-t", c.init(), "-m", "-p", "--", *command)
+
+        def replace(name):
+            (c.bundle / "etc/new").write_text("127.0.0.1 replaced\n")
+            (c.bundle / "etc/new").rename(c.bundle / "etc" / name)
+
+        def bring_in():
+            # The new process keeps the descriptors that runc is given.
+            subprocess.run(["runc", "exec", "-d", c.name, "/bin/sleep", "1000"], check=True, timeout=60,
+                           stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+        mount = ("mount", "-t", "tmpfs", "-o", "size=4k", "late")
+        for door, source in (("stasis", "hosts"), ("runc", "resolv.conf")):
+            meanwhile(c, lambda: inside(*mount, "/tmp"), door, "/tmp (tmpfs): it was mounted meanwhile")
+            meanwhile(c, lambda: inside("umount", "/tmp"), door,
+                      "/tmp (tmpfs): it was unmounted meanwhile")
+            meanwhile(c, lambda: inside("mount", "-o", "remount,bind,ro", "/tmp"), door,
+                      "/tmp (tmpfs): it was mounted with other options")
+            inside("mount", "-o", "remount,bind,rw", "/tmp")
+            meanwhile(c, bring_in, door, "not a descendant of its init")
+            run("pkill", "-f", "^/bin/sleep 1000$")
+            meanwhile(c, lambda name=source: replace(name), door, f"/etc/{source} ")
+        c.restore(c.checkpoint("--policy", policy_of(c), door="stasis"), door="stasis").ask()
+
+
+def policy_of(c):
+    """Takes the files whose sources are gone into the image."""
+    path = c.dir / "policy.yaml"
+    path.write_text("rules: [{destination: '/etc/*', action: content}]\n")
+    return path
