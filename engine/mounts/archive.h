@@ -4,7 +4,10 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <string>
+
+#include "base/unique_fd.h"
 
 namespace stasis::engine::mounts {
 
@@ -19,8 +22,10 @@ void pack(int root, int out, const std::string& name);
 // Packs the directory `root` alone, for one that comes back empty.
 void pack_empty(int root, int out, const std::string& name);
 
-// Packs the regular file `file` (O_PATH is enough) as `file_name` in a directory of root's.
-void pack_file(int file, const std::string& file_name, int out, const std::string& name);
+// Packs parts of a file system, each a directory or file (O_PATH is enough) by
+// its path in it ("a/b"); none lies within another. The directories that lead
+// there are root's.
+void pack_parts(const std::map<std::string, UniqueFd>& parts, int out, const std::string& name);
 
 // Unpacks what `in` holds into the empty directory `root`, never outside of it.
 void unpack(int in, int root, const std::string& name);

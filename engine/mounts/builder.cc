@@ -47,16 +47,11 @@ struct Builder::State {
         log(its_log),
         ns_ids(ns_ids_of(checkpoint)),
         tree(plan_tree(entries_of(checkpoint, ns_ids), stored_devices(checkpoint))),
-        hidden(hidden_files(checkpoint)) {
-    for (const Node& node : tree.nodes)
-      if (node.source >= 0 && tree.nodes[node.source].space != node.space)
-        planted.insert(node.source);
-  }
+        hidden(hidden_files(checkpoint)) {}
 
   void hold_sources(const image::Checkpoint& checkpoint);
   FreshMount prepare(const image::MntEntry& entry, const image::ImageDir& images);
   void check_allowed(const image::MntEntry& entry, const std::string& device) const;
-  UniqueFd make_new(Staging& staging, int i);
   UniqueFd make(Staging& staging, int i);
   UniqueFd bind(Staging& staging, const Node& node);
   void attach(int i);
@@ -65,18 +60,20 @@ struct Builder::State {
   void raise(Staging& staging, int space);
   void build_beside(const Staging& staging, int space);
   std::vector<UniqueFd> namespaces() const;
+  // Where it is planted; nodes go by their own.
+  int number_of(int unseen_index) const {
+    return static_cast<int>(tree.nodes.size()) + unseen_index;
+  }
 
   const RestorePlan& plan;
   Log& log;
   std::vector<uint32_t> ns_ids;  // by space
   Tree tree;
-  // Nodes that mounts in other namespaces show, too: staged before these are
-  // copied, as a mount can only be copied within its own.
-  std::set<int> planted;
   // By node, where it applies. Sources are copies of mounts of the host,
   // attached nowhere, so that what was checked is what is used.
   std::vector<UniqueFd> sources, mounts;
   std::vector<FreshMount> fresh;
+  std::vector<FreshMount> unseen;  // as the tree's
   std::vector<HiddenFile> hidden;
   Built built;
   std::optional<mountmap::MountTable> host;
@@ -135,13 +132,15 @@ void Builder::State::hold_sources(const image::Checkpoint& checkpoint) {
     fresh[i] = prepare(*node.entry, checkpoint.dir);
     fresh[i].source = std::move(device);
   }
+  for (const Unseen& whole : tree.unseen) unseen.push_back(prepare(*whole.entry, checkpoint.dir));
 }
 
 // A part of a mount of ours, which other mounts may hide by now.
 UniqueFd Builder::State::bind(Staging& staging, const Node& node) {
-  UniqueFd elsewhere;
-  if (tree.nodes[node.source].space != node.space) elsewhere = staging.planted(node.source);
-  int source = elsewhere.valid() ? elsewhere.get() : mounts[node.source].get();
+  UniqueFd planted;
+  if (node.unseen >= 0) planted = staging.planted(number_of(node.unseen));
+  if (tree.planted.count(node.source)) planted = staging.planted(node.source);
+  int source = planted.valid() ? planted.get() : mounts[node.source].get();
   if (node.subpath.empty()) return kernel::open_tree(source, "", OPEN_TREE_CLONE);
   long part = kernel::try_open_in(source, node.subpath, O_PATH | O_NOFOLLOW, within_mount);
   UniqueFd bare;
@@ -155,23 +154,14 @@ UniqueFd Builder::State::bind(Staging& staging, const Node& node) {
   return kernel::open_tree(fd.get(), "", OPEN_TREE_CLONE);
 }
 
-UniqueFd Builder::State::make_new(Staging& staging, int i) {
-  UniqueFd mount = make_fresh(fresh[i]);
-  const std::string& subpath = tree.nodes[i].subpath;
-  if (subpath.empty()) return mount;
-  staging.attach(mount.get());
-  UniqueFd part = kernel::open_in(mount.get(), subpath, O_PATH | O_NOFOLLOW, within_mount);
-  return kernel::open_tree(part.get(), "", OPEN_TREE_CLONE);
-}
-
 // Attached nowhere and private.
 UniqueFd Builder::State::make(Staging& staging, int i) {
   const Node& node = tree.nodes[i];
   UniqueFd mount;
-  if (planted.count(i)) {
+  if (tree.planted.count(i)) {
     mount = kernel::open_tree(staging.planted(i).get(), "", OPEN_TREE_CLONE);
   } else if (node.how == How::fresh) {
-    return make_new(staging, i);
+    return make_fresh(fresh[i]);
   } else if (node.how == How::bind) {
     mount = bind(staging, node);
   } else {
@@ -215,10 +205,13 @@ void Builder::State::open_hidden(int i) {
   }
 }
 
+// Staged before the namespace is copied: a mount can be copied only within its own.
 void Builder::State::plant_all(Staging& staging) {
-  for (int i : planted)
-    staging.plant(tree.nodes[i].how == How::fresh ? make_new(staging, i).get() : sources[i].get(),
+  for (int i : tree.planted)
+    staging.plant(tree.nodes[i].how == How::fresh ? make_fresh(fresh[i]).get() : sources[i].get(),
                   i);
+  for (size_t i = 0; i < tree.unseen.size(); ++i)
+    staging.plant(make_fresh(unseen[i]).get(), number_of(static_cast<int>(i)));
 }
 
 // The whole tree of a namespace, our present one, but not yet as its root.

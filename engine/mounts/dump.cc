@@ -149,6 +149,23 @@ Entries describe_space(const Space& space, const DumpPlan& plan, const Surroundi
   return entries;
 }
 
+// Devices of tmpfs whose data is the container's own. The host's, or what the
+// host shares, would be told from others by its being mounted here.
+std::set<uint32_t> own_tmpfs(const std::vector<Entries>& spaces) {
+  std::set<uint32_t> own;
+  bool in_parts = false;
+  for (const Entries& entries : spaces)
+    for (const auto& entry : entries) {
+      if (entry.fstype() != image::TMPFS || entry.has_ext_key()) continue;
+      own.insert(entry.root_dev());
+      in_parts |= entry.root() != "/";
+    }
+  if (!in_parts) return {};
+  auto host = mountmap::MountTable::parse(kernel::read_file("/proc/self/mountinfo"));
+  for (const auto& mount : host.mounts()) own.erase(device(mount));
+  return own;
+}
+
 Description describe_all(const DumpPlan& plan) {
   auto around = look_around(plan);
   Description result;
@@ -157,7 +174,7 @@ Description describe_all(const DumpPlan& plan) {
   std::vector<const Entries*> spaces;
   for (const Entries& entries : result.spaces) spaces.push_back(&entries);
   result.taken = take_in(plan, around.host, result.spaces);
-  std::set<uint32_t> stored;
+  std::set<uint32_t> stored = own_tmpfs(result.spaces);
   for (const auto& taken : result.taken) stored.insert(taken.device);
   result.tree = plan_tree(spaces, stored);
   return result;
@@ -195,6 +212,29 @@ size_t pack_space(const Space& space, const std::vector<const Mount*>& with_cont
   return views.size();
 }
 
+// Where a part lies within another, that one has it.
+void pack_unseen(const DumpPlan& plan, const Tree& tree, const Unseen& whole,
+                 image::ImageWriter& writer) {
+  std::map<std::string, UniqueFd> parts;
+  for (int i : whole.parts) {
+    const Node& node = tree.nodes[i];
+    bool within = std::any_of(whole.parts.begin(), whole.parts.end(), [&](int j) {
+      const auto& other = tree.nodes[j].entry->root();
+      return other != node.entry->root() && is_beneath(node.entry->root(), other);
+    });
+    UniqueFd& part = parts[node.subpath];
+    if (within) {
+      parts.erase(node.subpath);
+      continue;
+    }
+    if (part.valid()) continue;
+    Place place = find_mount(plan, static_cast<int>(node.entry->mnt_id()));
+    part = open_view(place);
+  }
+  pack_parts(parts, writer.raw(archive_of(whole.entry->root_dev())),
+             mounts::describe(*whole.entry));
+}
+
 void pack_own(const DumpPlan& plan, const Tree& tree, const std::set<uint32_t>& taken,
               image::ImageWriter& writer, Log& log) {
   auto spaces = spaces_of(plan);
@@ -206,6 +246,8 @@ void pack_own(const DumpPlan& plan, const Tree& tree, const std::set<uint32_t>& 
       with_content[node.space].push_back(
           spaces[node.space].table->find(static_cast<int>(node.entry->mnt_id())));
   }
+  for (const Unseen& whole : tree.unseen)
+    if (!taken.count(whole.entry->root_dev())) pack_unseen(plan, tree, whole, writer);
   size_t packed = 0;
   for (size_t i = 0; i < spaces.size(); ++i)
     if (!with_content[i].empty()) packed += pack_space(spaces[i], with_content[i], writer, log);
@@ -216,7 +258,9 @@ void pack_taken(const DumpPlan& plan, const Taken& taken, image::ImageWriter& wr
   const std::string& name = taken.mount->mountpoint;
   int out = writer.raw(archive_of(taken.device));
   if (!taken.directory) {
-    pack_file(open_file_of(plan, *taken.mount).get(), taken.name, out, name);
+    std::map<std::string, UniqueFd> file;
+    file[taken.name] = open_view({{plan.root, &plan.mounts}, taken.mount});
+    pack_parts(file, out, name);
   } else {
     auto view = open_views({plan.root, &plan.mounts}, {taken.mount});
     if (taken.empty)

@@ -8,6 +8,7 @@
 #include <exception>
 #include <map>
 #include <memory>
+#include <set>
 #include <vector>
 
 #include "base/text.h"
@@ -31,7 +32,7 @@ class Packer {
  public:
   Packer(int out, std::string name);
   void add_root(int root, bool with_content);
-  void add_lone_file(int file, const std::string& file_name);
+  void add_part(int part, const std::string& path);
   void finish() { check(archive_write_close(archive_.get()), "end"); }
 
  private:
@@ -51,7 +52,8 @@ class Packer {
   std::unique_ptr<archive_entry, Freer> entry_{archive_entry_new()};
   std::map<uint64_t, std::string> linked_;  // inode with several names -> its first one
   std::exception_ptr failure_;
-  std::vector<char> buffer_;  // of names or content
+  std::vector<char> buffer_;          // of names or content
+  std::set<std::string> plain_dirs_;  // that lead to parts
   uint32_t device_major_ = 0, device_minor_ = 0;
 };
 
@@ -113,16 +115,27 @@ void Packer::add_root(int root, bool with_content) {
   if (with_content) add_directory(std::move(dir), ".", 0);
 }
 
-void Packer::add_lone_file(int file, const std::string& file_name) {
-  auto* entry = archive_entry_clear(entry_.get());
-  archive_entry_set_pathname(entry, "./");
-  archive_entry_set_mode(entry, S_IFDIR | 0755);
-  check(archive_write_header(archive_.get(), entry), ".");
+void Packer::add_part(int part, const std::string& part_path) {
+  const std::string path = "./" + part_path;
+  for (size_t slash = 1; slash != std::string::npos; slash = path.find('/', slash + 1)) {
+    std::string leading = path.substr(0, slash + 1);
+    if (!plain_dirs_.insert(leading).second) continue;
+    auto* entry = archive_entry_clear(entry_.get());
+    archive_entry_set_pathname(entry, leading.c_str());
+    archive_entry_set_mode(entry, S_IFDIR | 0755);
+    check(archive_write_header(archive_.get(), entry), leading);
+  }
   buffer_.resize(chunk);
-  std::string proc_path = "/proc/self/fd/" + std::to_string(file);
-  auto stat = kernel::stat_fd(file);
-  describe(stat, "./" + file_name, proc_path);
-  add_content([&] { return kernel::open(proc_path, O_RDONLY | O_NOCTTY); }, file_name, stat);
+  auto stat = kernel::stat_fd(part);
+  device_major_ = stat.stx_dev_major;
+  device_minor_ = stat.stx_dev_minor;
+  std::string proc_path = "/proc/self/fd/" + std::to_string(part);
+  describe(stat, path, proc_path);
+  if (S_ISREG(stat.stx_mode))
+    return add_content([&] { return kernel::open(proc_path, O_RDONLY | O_NOCTTY); }, path, stat);
+  check(archive_write_header(archive_.get(), entry_.get()), path);
+  if (S_ISDIR(stat.stx_mode))
+    add_directory(kernel::open_at(part, ".", O_RDONLY | O_DIRECTORY | O_NOATIME), path, 0);
 }
 
 void Packer::add_directory(UniqueFd dir, const std::string& path, int depth) {
@@ -252,9 +265,9 @@ void pack_empty(int root, int out, const std::string& name) {
   packer.finish();
 }
 
-void pack_file(int file, const std::string& file_name, int out, const std::string& name) {
+void pack_parts(const std::map<std::string, UniqueFd>& parts, int out, const std::string& name) {
   Packer packer(out, name);
-  packer.add_lone_file(file, file_name);
+  for (const auto& [path, part] : parts) packer.add_part(part.get(), path);
   packer.finish();
 }
 

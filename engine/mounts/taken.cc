@@ -118,17 +118,4 @@ std::vector<Taken> take_in(const DumpPlan& plan, const mountmap::MountTable& hos
   return Taker(plan, host, spaces).run();
 }
 
-UniqueFd open_file_of(const DumpPlan& plan, const Mount& mount) {
-  UniqueFd root =
-      kernel::open("/proc/" + std::to_string(plan.root) + "/root", O_PATH | O_DIRECTORY);
-  UniqueFd file = kernel::open_in(root.get(), mount.mountpoint, O_PATH | O_NOFOLLOW,
-                                  RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS);
-  auto stat = kernel::stat_fd(file.get(), STATX_BASIC_STATS | STATX_MNT_ID);
-  if (stat.stx_mnt_id != static_cast<uint64_t>(mount.id) || !S_ISREG(stat.stx_mode))
-    throw Error("reach the content of the mount", mount.mountpoint)
-        .because("another mount is there now")
-        .hint("The mounts were changed after the plan was made. Try again.");
-  return file;
-}
-
 }  // namespace stasis::engine::mounts

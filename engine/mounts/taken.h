@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/unique_fd.h"
+#include "engine/mounts/spaces.h"
 #include "engine/mounts/tree.h"
 #include "engine/plan.h"
 
@@ -27,8 +28,5 @@ struct Taken {
 // a peer outside could be among.
 std::vector<Taken> take_in(const DumpPlan& plan, const mountmap::MountTable& host,
                            std::vector<Entries>& spaces);
-
-// The file that a mount shows, O_PATH. Throws where another mount covers it.
-UniqueFd open_file_of(const DumpPlan& plan, const mountmap::Mount& mount);
 
 }  // namespace stasis::engine::mounts

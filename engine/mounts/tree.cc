@@ -46,17 +46,21 @@ class Planner {
   void link_parents();
   void link(int i, const std::unordered_map<uint32_t, int>& index);
   void name_externals();
-  void choose_owners(const std::set<uint32_t>& stored);
+  void choose_owners();
+  void find_unseen(const std::set<uint32_t>& stored);
   void choose_source(int i);
   std::vector<int> siblings_beneath(int i) const;
   void visit(int i);
+  void plant();
   void group();
 
   Tree tree_;
   std::vector<std::map<std::string, int>> children_;  // by mountpoint
   std::unordered_map<uint32_t, std::vector<int>> superblocks_;
-  std::unordered_map<uint32_t, int> owner_;  // superblock -> the node that creates it
-  std::vector<char> state_;
+  std::unordered_map<uint32_t, int> owner_;   // superblock -> the node that creates it
+  std::unordered_map<uint32_t, int> unseen_;  // superblock -> index
+  enum class State : char { missing, begun, in_place };
+  std::vector<State> state_;
 };
 
 Planner::Planner(const std::vector<const Entries*>& spaces) {
@@ -125,7 +129,7 @@ void Planner::name_externals() {
 
 // A superblock of the container's own is created where its root is mounted
 // for the first time.
-void Planner::choose_owners(const std::set<uint32_t>& stored) {
+void Planner::choose_owners() {
   for (size_t i = 0; i < tree_.nodes.size(); ++i) {
     const auto& node = tree_.nodes[i];
     if (node.how != How::fresh || node.entry->root() != "/" || !mountable_type(*node.entry))
@@ -138,20 +142,33 @@ void Planner::choose_owners(const std::set<uint32_t>& stored) {
     }
     if (!shown_from_outside) owner_.emplace(node.entry->root_dev(), static_cast<int>(i));
   }
+}
+
+// What is shown of these is known to be the container's own.
+void Planner::find_unseen(const std::set<uint32_t>& stored) {
   for (size_t i = 0; i < tree_.nodes.size(); ++i) {
     auto& node = tree_.nodes[i];
-    const std::string& root = node.entry->root();
-    if (node.how != How::fresh || node.entry->fstype() != image::TMPFS || !is_plain_path(root) ||
-        root.rfind('/') != 0 || !stored.count(node.entry->root_dev()))
+    uint32_t device = node.entry->root_dev();
+    if (node.how != How::fresh || node.entry->fstype() != image::TMPFS || !stored.count(device) ||
+        owner_.count(device) || node.entry->deleted() || !is_plain_path(node.entry->root()))
       continue;
-    if (owner_.emplace(node.entry->root_dev(), static_cast<int>(i)).second)
-      node.subpath = root.substr(1);
+    const auto& all = superblocks_[device];
+    if (std::any_of(all.begin(), all.end(), [&](int other) {
+          return tree_.nodes[other].how == How::root || tree_.nodes[other].how == How::external;
+        }))
+      continue;
+    auto [known, is_new] = unseen_.emplace(device, static_cast<int>(tree_.unseen.size()));
+    if (is_new) tree_.unseen.push_back({node.entry, {}});
+    tree_.unseen[known->second].parts.push_back(static_cast<int>(i));
+    node.how = How::bind;
+    node.unseen = known->second;
+    node.subpath = node.entry->root().substr(1);
   }
 }
 
 void Planner::choose_source(int i) {
   auto& node = tree_.nodes[i];
-  if (node.how == How::root) return;
+  if (node.how == How::root || node.unseen >= 0) return;
   auto owner = owner_.find(node.entry->root_dev());
   bool own = owner != owner_.end();
   if (own && owner->second == i) return;
@@ -197,18 +214,29 @@ std::vector<int> Planner::siblings_beneath(int i) const {
 }
 
 void Planner::visit(int i) {
-  if (state_[i] == 2) return;
-  if (state_[i] == 1) throw refusal(entry(i), "it would have to be there before itself");
-  state_[i] = 1;
-  const auto& node = tree_.nodes[i];
-  if (node.parent >= 0) {
-    visit(node.parent);
+  if (state_[i] == State::in_place) return;
+  if (state_[i] == State::begun) throw refusal(entry(i), "it would have to be there before itself");
+  state_[i] = State::begun;
+  if (tree_.nodes[i].parent >= 0) {
+    visit(tree_.nodes[i].parent);
     // What this mount will hide must be in place before.
     for (int sibling : siblings_beneath(i)) visit(sibling);
   }
-  if (node.source >= 0) visit(node.source);
-  state_[i] = 2;
+  state_[i] = State::in_place;
   tree_.order.push_back(i);
+}
+
+// A mount may show the superblock of one that can only come later, because it
+// covers this one, or of one in another namespace.
+void Planner::plant() {
+  std::vector<size_t> position(tree_.nodes.size());
+  for (size_t at = 0; at < tree_.order.size(); ++at) position[tree_.order[at]] = at;
+  for (size_t i = 0; i < tree_.nodes.size(); ++i) {
+    int source = tree_.nodes[i].source;
+    if (source >= 0 &&
+        (position[source] > position[i] || tree_.nodes[source].space != tree_.nodes[i].space))
+      tree_.planted.insert(source);
+  }
 }
 
 void Planner::group() {
@@ -250,10 +278,12 @@ void Planner::group() {
 Tree Planner::finish(const std::set<uint32_t>& stored) {
   link_parents();
   name_externals();
-  choose_owners(stored);
+  choose_owners();
+  find_unseen(stored);
   for (size_t i = 0; i < tree_.nodes.size(); ++i) choose_source(static_cast<int>(i));
-  state_.assign(tree_.nodes.size(), 0);
+  state_.assign(tree_.nodes.size(), State::missing);
   for (size_t i = 0; i < tree_.nodes.size(); ++i) visit(static_cast<int>(i));
+  plant();
   group();
   return std::move(tree_);
 }

@@ -26,8 +26,14 @@ struct Node {
   int parent = -1;  // index of a node; -1 for the root of a namespace
   How how = How::fresh;
   int source = -1;      // bind: the node whose superblock it shows ...
-  std::string subpath;  // ... and its root, relative to that node's; "" is the same;
-                        // fresh: what of the new superblock it shows; "" is all
+  int unseen = -1;      // ... or the index of one in Tree::unseen ...
+  std::string subpath;  // ... and its root, relative to that node's; "" is the same
+};
+
+// A superblock of the container's own whose root no mount shows any more.
+struct Unseen {
+  const image::MntEntry* entry = nullptr;  // that shows a part of it
+  std::vector<int> parts;                  // all nodes that do
 };
 
 // Mounts that exchange mounts with each other: one peer group, or the slaves of
@@ -41,17 +47,20 @@ struct Group {
 // is a bind of one.
 struct Tree {
   std::vector<Node> nodes;    // namespace by namespace, each in mountinfo's order
-  std::vector<int> order;     // of attaching: parents, sources and what gets covered first
+  std::vector<int> order;     // of attaching: parents and what gets covered first
+  std::set<int> planted;      // to be made before all others, as these show them, too
   std::vector<Group> groups;  // masters before their slaves
   std::vector<int> roots;     // by namespace
+  std::vector<Unseen> unseen;
 };
 
 // As in the image: the last mount of mountinfo first.
 using Entries = std::vector<image::MntEntry>;
 
 // `spaces`: by mount namespace, the root task's first. They must outlive the
-// tree. `stored`: devices whose content is in the image; these can be made
-// also where only a file of theirs is mounted. Throws Error naming the mount.
+// tree. `stored`: devices whose content is in the image, or will be; these can
+// be made also where only a part of theirs is mounted. Throws Error naming the
+// mount.
 Tree plan_tree(const std::vector<const Entries*>& spaces, const std::set<uint32_t>& stored = {});
 Tree plan_tree(const Entries& entries, const std::set<uint32_t>& stored = {});
 

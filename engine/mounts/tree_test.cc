@@ -14,7 +14,9 @@ namespace {
 // EntryList in mountinfo's order, turned into the image's.
 class EntryList {
  public:
-  EntryList() { add(1, 0, "/", 100, "/srv/rootfs", image::UNSUPPORTED); }
+  explicit EntryList(uint32_t root_id = 1) {
+    add(root_id, 0, "/", 100, "/srv/rootfs", image::UNSUPPORTED);
+  }
   image::MntEntry& add(uint32_t id, uint32_t parent, const std::string& mountpoint, uint32_t dev,
                        const std::string& root = "/", image::Fstype type = image::TMPFS) {
     auto& entry = *list_.emplace(list_.begin());
@@ -62,14 +64,46 @@ TEST_CASE("each mount is made from what it shows") {
   CHECK((tree.nodes[7].source == 0 && tree.nodes[7].subpath == "own"));
 }
 
-TEST_CASE("what covers comes after what it covers, a copy after its source") {
+TEST_CASE("what covers comes after what it covers; what is copied before its turn is planted") {
   EntryList entries;
   entries.add(2, 1, "/a", 7);  // covers the next one
   entries.add(3, 1, "/a/b", 8);
   entries.add(4, 1, "/copy", 9, "/sub");  // of the last one
   entries.add(5, 1, "/late", 9);
-  CHECK(order_of(plan_tree(entries.list())) ==
-        std::vector<std::string>{"/", "/a/b", "/a", "/late", "/copy"});
+  entries.add(6, 1, "/again", 9);
+  entries.add(7, 1, "/a/c", 8);  // a copy, covered by /a as well
+  const auto& list = entries.list();
+  Tree tree = plan_tree(list);
+  CHECK(order_of(tree) ==
+        std::vector<std::string>{"/", "/a/b", "/a/c", "/a", "/copy", "/late", "/again"});
+  CHECK(tree.planted == std::set<int>{4});
+  CHECK(tree.nodes[3].source == 4);
+}
+
+TEST_CASE("a tmpfs that is shown only in parts is made as a whole") {
+  EntryList entries;
+  entries.add(2, 1, "/a", 7, "/x/y");
+  entries.add(3, 1, "/b", 7, "/z");
+  const auto& list = entries.list();
+  Tree tree = plan_tree(list, {7});
+  REQUIRE(tree.unseen.size() == 1);
+  CHECK(tree.unseen[0].parts == std::vector<int>{1, 2});
+  CHECK((tree.nodes[1].unseen == 0 && tree.nodes[1].subpath == "x/y"));
+  CHECK_THROWS_WITH(plan_tree(list), Catch::Contains("mounted nowhere else"));
+}
+
+TEST_CASE("namespaces have a tree each, and superblocks in common") {
+  EntryList first, second(11);
+  first.add(2, 1, "/a", 7);
+  second.add(12, 11, "/b", 7, "/part");
+  second.add(13, 11, "/own", 8);
+  std::vector<const Entries*> spaces{&first.list(), &second.list()};
+  Tree tree = plan_tree(spaces);
+  CHECK(tree.roots == std::vector<int>{0, 2});
+  CHECK((tree.nodes[2].how == How::bind && tree.nodes[2].source == 0));
+  CHECK((tree.nodes[3].source == 1 && tree.nodes[3].subpath == "part"));
+  CHECK(tree.nodes[4].how == How::fresh);
+  CHECK(tree.planted == std::set<int>{0, 1});
 }
 
 TEST_CASE("an image of mounts that cannot be is refused by name") {

@@ -117,6 +117,8 @@ void Viewer::look_inside(const std::vector<const Mount*>& mounts, std::vector<Un
                "the container's mount namespace");
   bool any_hidden = false;
   for (size_t i = 0; i < mounts.size(); ++i) {
+    // An unbindable one can be copied only with all of its namespace.
+    if (mounts[i]->unbindable && !is_bare(*mounts[i])) views[i].reset();
     any_hidden |= !views[i].valid();
     if (views[i].valid() && !is_bare(*mounts[i]))
       views[i] = kernel::open_tree(views[i].get(), "", OPEN_TREE_CLONE);
@@ -157,6 +159,18 @@ UniqueFd Viewer::uncover(const Mount& mount, const std::vector<const Mount*>& co
 
 std::vector<UniqueFd> open_views(const Space& space, const std::vector<const Mount*>& mounts) {
   return Viewer(space).open(mounts);
+}
+
+UniqueFd open_view(const Place& place) {
+  UniqueFd root = open_root(place.space);
+  long fd = kernel::try_open_in(root.get(), place.mount->mountpoint, O_PATH | O_NOFOLLOW, in_root);
+  if (fd >= 0) {
+    UniqueFd seen(static_cast<int>(fd));
+    auto stat = kernel::stat_fd(seen.get(), STATX_BASIC_STATS | STATX_MNT_ID);
+    if (stat.stx_mnt_id == static_cast<uint64_t>(place.mount->id) && !S_ISDIR(stat.stx_mode))
+      return seen;
+  }
+  return std::move(open_views(place.space, {place.mount})[0]);
 }
 
 }  // namespace stasis::engine::mounts

@@ -14,4 +14,8 @@ namespace stasis::engine::mounts {
 std::vector<UniqueFd> open_views(const Space& space,
                                  const std::vector<const mountmap::Mount*>& mounts);
 
+// The same of one mount that may show a file instead, O_PATH; it must not be
+// covered then.
+UniqueFd open_view(const Place& place);
+
 }  // namespace stasis::engine::mounts

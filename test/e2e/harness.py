@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "bundles"))
@@ -176,8 +177,8 @@ class Container:
         return image
 
     def restore(self, image, *options, door="runc", ok=True, env=None, bundle_dir=None):
-        for name in ("ask", "answer"):
-            (self.data / name).unlink(missing_ok=True)
+        # The program may have been reading the question, which therefore stays.
+        (self.data / "answer").unlink(missing_ok=True)
         bundle_dir = bundle_dir or self.bundle
         if door == "runc":
             self.runc("restore", "-d", "--image-path", image, "--work-path", self.dir / "work",
@@ -326,6 +327,8 @@ def run_scenario(name, options):
         code, verdict = 1, f"FAILED: {failure}"
     except subprocess.TimeoutExpired as late:
         code, verdict = 1, f"FAILED: {late}"
+    except OSError:
+        code, verdict = 1, f"FAILED: {traceback.format_exc()}"
     except Skip as reason:
         code, verdict = 77, f"skipped: {reason}"
         allowed = (HERE.parent / "expected-skips").read_text().split("\n")

@@ -7,14 +7,14 @@ from nested_mounts import may_mount
 PEERS = ("criu-4.1.1", "criu-4.2")
 
 
-def exchange(env, program, peer, stasis_dumps, keywords):
+def exchange(env, program, peer, stasis_dumps, args, keywords):
     env.only_stasis()
     peer = env.peers and os.path.join(env.peers, peer)
     if not peer or not os.path.exists(peer):
         raise Skip(f"no {peer}; test/interop/get-criu brings it")
     dumper, restorer = (env.stasis, peer) if stasis_dumps else (peer, env.stasis)
     env = env.with_engine(env.stasis)
-    with Container(env, program, **keywords) as c:
+    with Container(env, program, *args, **keywords) as c:
         c.start()
         before = c.observe() if program else None
         env.criu = dumper
@@ -33,12 +33,12 @@ def exchange(env, program, peer, stasis_dumps, keywords):
             expect(numbers == list(range(1, len(numbers) + 1)), f"numbers lost or doubled: {numbers}")
 
 
-def register(program, peer, stasis_dumps, **keywords):
+def register(program, peer, stasis_dumps, *args, **keywords):
     way = f"stasis_to_{peer}" if stasis_dumps else f"{peer}_to_stasis"
 
     @scenario(label="interop", name=f"{way}_{program or 'demo'}")
     def go(env):
-        exchange(env, program, peer, stasis_dumps, keywords)
+        exchange(env, program, peer, stasis_dumps, args, keywords)
 
 
 for _peer in PEERS:
@@ -46,4 +46,4 @@ for _peer in PEERS:
         register(_program, _peer, True)
         register(_program, _peer, False)
 for _way in (True, False):
-    register("nested", "criu-4.2", _way, change=may_mount)
+    register("nested", "criu-4.2", _way, "plain", change=may_mount)

@@ -1,8 +1,9 @@
-"""The silent faults that others have with mounts (1 to 7): each comes out right here, or is refused
+"""The silent faults that others have with mounts (1 to 10): each comes out right here, or is refused
 before the freeze by an error that names mount, cause and remedy."""
 import contextlib
 import os
 import pathlib
+import re
 import signal
 import subprocess
 
@@ -432,8 +433,8 @@ def changed_after_the_plan(env):
     with Container(env, "counter", hooks=False) as c:
         c.start()
 
-        def inside(*command):
-            run("nsenter", "-t", c.init(), "-m", "-p", "--", *command)
+        def change(*command):
+            return lambda: inside(c, *command)
 
         def replace(name):
             (c.bundle / "etc/new").write_text("127.0.0.1 replaced\n")
@@ -446,12 +447,12 @@ def changed_after_the_plan(env):
 
         mount = ("mount", "-t", "tmpfs", "-o", "size=4k", "late")
         for door, source in (("stasis", "hosts"), ("runc", "resolv.conf")):
-            meanwhile(c, lambda: inside(*mount, "/tmp"), door, "/tmp (tmpfs): it was mounted meanwhile")
-            meanwhile(c, lambda: inside("umount", "/tmp"), door,
+            meanwhile(c, change(*mount, "/tmp"), door, "/tmp (tmpfs): it was mounted meanwhile")
+            meanwhile(c, change("umount", "/tmp"), door,
                       "/tmp (tmpfs): it was unmounted meanwhile")
-            meanwhile(c, lambda: inside("mount", "-o", "remount,bind,ro", "/tmp"), door,
+            meanwhile(c, change("mount", "-o", "remount,bind,ro", "/tmp"), door,
                       "/tmp (tmpfs): it was mounted with other options")
-            inside("mount", "-o", "remount,bind,rw", "/tmp")
+            inside(c, "mount", "-o", "remount,bind,rw", "/tmp")
             meanwhile(c, bring_in, door, "not a descendant of its init")
             run("pkill", "-f", "^/bin/sleep 1000$")
             meanwhile(c, lambda name=source: replace(name), door, f"/etc/{source} ")
@@ -463,3 +464,58 @@ def policy_of(c):
     path = c.dir / "policy.yaml"
     path.write_text("rules: [{destination: '/etc/*', action: content}]\n")
     return path
+
+
+@scenario
+def fault_8_no_proper_root(env):
+    """A tmpfs that is only shown in parts, its own root nowhere any more, as sandboxes leave it."""
+    env.only_stasis()
+    with Container(env, "counter", hooks=False) as c:
+        c.start()
+        inside(c, "mount", "-t", "tmpfs", "-o", "size=64k,mode=711", "parts", "/tmp")
+        inside(c, "mkdir", "-p", "/tmp/a/b", "/tmp/other")
+        inside(c, "sh", "-c", "echo deep >/tmp/a/b/deep; echo file >/tmp/file; chmod 4711 /tmp/file; "
+                              "echo lost >/tmp/other/unreachable; touch /dev/shm/file; mkdir /dev/shm/a /dev/shm/b")
+        for part, place in (("a", "a"), ("a/b", "b"), ("file", "file")):
+            inside(c, "mount", "--bind", f"/tmp/{part}", f"/dev/shm/{place}")
+        inside(c, "umount", "/tmp")
+        before = c.observe()
+        for _ in range(2):
+            c.restore(c.checkpoint()).same_as(before)
+        root = pathlib.Path(f"/proc/{c.init()}/root/dev/shm")
+        expect((root / "b/deep").read_text() == "deep\n", "another file in the part's part")
+        expect((root / "file").read_text() == "file\n", "another file")
+        expect((root / "file").stat().st_mode & 0o7777 == 0o4711, "another mode")
+        (root / "b/deep").write_text("written")
+        expect((root / "a/b/deep").read_text() == "written", "two file systems were made of one")
+        c.ask()
+
+
+def inside(c, *command):
+    run("nsenter", "-t", c.init(), "-m", "-p", "--", *command)
+
+
+@scenario
+def fault_10_a_process_for_each_tmpfs(env):
+    """Many tmpfs with content are dumped without a single process being started for it."""
+    env.only_stasis()
+    many = 168
+
+    def change(config):
+        config["mounts"] += [{"destination": f"/dev/many/{n}", "type": "tmpfs", "source": "tmpfs",
+                              "options": ["size=64k"]} for n in range(many)]
+    with Container(env, "counter", hooks=False, change=change) as c:
+        c.start()
+        inside(c, "sh", "-c", "for n in /dev/many/*; do echo $n >$n/name; done")
+        before = c.observe()
+        trace = c.dir / "trace"
+        run("strace", "-f", "-qq", "-o", trace, "-e", "trace=execve,fork,vfork,clone,clone3",
+            env.stasis, "checkpoint", c.name, "--image", c.dir / "image", "--leave-running")
+        started = [call for call in trace.read_text().splitlines()
+                   if re.search(r" (execve|v?fork|clone3?)\(", call) and "CLONE_THREAD" not in call]
+        expect(len(started) == 1 and "execve" in started[0], "\n".join(started))
+        c.same_as(before)
+        c.restore(c.checkpoint()).same_as(before)
+        name = pathlib.Path(f"/proc/{c.init()}/root/dev/many/{many - 1}/name")
+        expect(name.read_text() == f"/dev/many/{many - 1}\n", "another content")
+        c.ask()

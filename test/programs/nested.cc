@@ -100,16 +100,20 @@ Check as_slave() {
   return as_peer();
 }
 
-// As a sandbox does it.
-Check pivoted() {
+// As sandboxes do it: the new root is a directory of a tmpfs whose own root is
+// nowhere any more; or, plainly, that tmpfs.
+Check pivoted(bool plain) {
   need(mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0, "private");
   mount_tmpfs("/tmp", "size=128k,mode=755");
-  for (const char* name : {"/tmp/bin", "/tmp/dev", "/tmp/old", "/tmp/proc"})
-    need(mkdir(name, 0755) == 0, name);
-  need(mount("/bin", "/tmp/bin", nullptr, MS_BIND, nullptr) == 0, "bind /bin");
-  need(mount("/dev", "/tmp/dev", nullptr, MS_BIND | MS_REC, nullptr) == 0, "bind /dev");
-  need(mount("/proc", "/tmp/proc", nullptr, MS_BIND, nullptr) == 0, "bind /proc");
-  need(chdir("/tmp") == 0 && syscall(SYS_pivot_root, ".", "old") == 0, "pivot_root");
+  const char* house = plain ? "/tmp" : "/tmp/house";
+  if (!plain)
+    need(mkdir(house, 0750) == 0 && mount(house, house, nullptr, MS_BIND, nullptr) == 0, house);
+  need(chdir(house) == 0, "enter the house");
+  for (const char* name : {"bin", "dev", "old", "proc"}) need(mkdir(name, 0755) == 0, name);
+  need(mount("/bin", "bin", nullptr, MS_BIND, nullptr) == 0, "bind /bin");
+  need(mount("/dev", "dev", nullptr, MS_BIND | MS_REC, nullptr) == 0, "bind /dev");
+  need(mount("/proc", "proc", nullptr, MS_BIND, nullptr) == 0, "bind /proc");
+  need(syscall(SYS_pivot_root, ".", "old") == 0, "pivot_root");
   need(chdir("/") == 0 && umount2("/old", MNT_DETACH) == 0, "leave the old root");
   put("/note", "in the new root");
   int note = open("/note", O_RDONLY);
@@ -128,14 +132,14 @@ Check pivoted() {
 
 }  // namespace
 
-int main() {
+int main(int argc, char**) {
   need(mkdir("/dev/shared", 0755) == 0, "mkdir");
   mount_tmpfs("/dev/shared");
   need(mount(nullptr, "/dev/shared", nullptr, MS_SHARED, nullptr) == 0, "shared");
   need(mkdir("/dev/shared/probe", 0755) == 0 && mkdir("/dev/shared/mine", 0755) == 0, "mkdir");
   put("/dev/shared/kept", "kept");
   Child own = spawn(in_own_copy), peer = spawn(as_peer), slave = spawn(as_slave);
-  Child root = spawn(pivoted);
+  Child root = spawn([&] { return pivoted(argc > 1); });
   Child below = spawn([] {  // a copy of the slave's kind, one generation further down
     need(mount(nullptr, "/dev/shared", nullptr, MS_SLAVE, nullptr) == 0, "slave");
     need(mount(nullptr, "/dev/shared", nullptr, MS_SHARED, nullptr) == 0, "shared slave");
