@@ -281,7 +281,15 @@ Built Builder::build() {
   for (int space = 1; space < static_cast<int>(state.ns_ids.size()); ++space)
     state.build_beside(staging, space);
   state.raise(staging, 0);
-  restore_propagation(state.tree, state.mounts, state.sources, state.namespaces(), state.log);
+  auto wide_mount = [&](const Group& group) {
+    int number = group.wide_unseen >= 0 ? state.number_of(group.wide_unseen) : group.wide_node;
+    UniqueFd mount = kernel::open_tree(staging.planted(number).get(), "", OPEN_TREE_CLONE);
+    kernel::set_mount_attributes(mount.get(), 0, 0, MS_PRIVATE, "the staging area");
+    staging.attach(mount.get());
+    return mount;
+  };
+  restore_propagation(state.tree, state.mounts, state.sources, state.namespaces(), wide_mount,
+                      state.log);
   kernel::replace_root(state.mounts[state.tree.roots[0]].get(), staging.covers_root());
   state.log.info("{} mounts rebuilt", state.tree.nodes.size());
   Built built = std::move(state.built);

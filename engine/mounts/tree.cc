@@ -53,6 +53,8 @@ class Planner {
   void visit(int i);
   void plant();
   void group();
+  void widen(Group& group, const std::vector<int>& slaves);
+  void sort_groups(std::map<std::pair<uint32_t, uint32_t>, Group> groups);
 
   Tree tree_;
   std::vector<std::map<std::string, int>> children_;  // by mountpoint
@@ -250,10 +252,35 @@ void Planner::group() {
     group.master = master;
     group.members.push_back(static_cast<int>(i));
   }
-  for (auto& [ids, group] : groups)
+  std::map<uint32_t, std::vector<int>> slaves;  // by master
+  for (auto& [ids, group] : groups) {
     std::stable_sort(group.members.begin(), group.members.end(), [this](int a, int b) {
       return entry(a).root().size() < entry(b).root().size();
     });
+    auto& of_master = slaves[group.master];
+    of_master.insert(of_master.end(), group.members.begin(), group.members.end());
+  }
+  for (auto& [ids, group] : groups)
+    if (group.shared) widen(group, slaves[group.shared]);
+  sort_groups(std::move(groups));
+}
+
+// The kernel lets a mount join only a group with a member of a wider root. The
+// one that these were copied from may be gone.
+void Planner::widen(Group& group, const std::vector<int>& slaves) {
+  auto is_within = [&](int i) {
+    return is_beneath(entry(i).root(), entry(group.members[0]).root());
+  };
+  if (std::all_of(group.members.begin(), group.members.end(), is_within) &&
+      std::all_of(slaves.begin(), slaves.end(), is_within))
+    return;
+  const Node& first = tree_.nodes[group.members[0]];
+  group.wide_unseen = first.unseen;
+  group.wide_node = first.source;
+  if (first.source >= 0) tree_.planted.insert(first.source);
+}
+
+void Planner::sort_groups(std::map<std::pair<uint32_t, uint32_t>, Group> groups) {
   // Masters first; a master outside of the container counts as there already.
   auto is_waiting = [&groups](uint32_t id) {
     return std::any_of(groups.begin(), groups.end(),

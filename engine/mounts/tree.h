@@ -41,6 +41,9 @@ struct Unseen {
 struct Group {
   uint32_t shared = 0, master = 0;
   std::vector<int> members;  // the one with the widest root first
+  // Where that isn't wide enough for its peers and slaves: the planted node, or
+  // the index in Tree::unseen, that shows all of them.
+  int wide_node = -1, wide_unseen = -1;
 };
 
 // The trees of all mount namespaces of a container; what is mounted in several

@@ -50,7 +50,10 @@ std::string directory(Random& random) {
 void new_tmpfs(Random& random, const std::string& at) {
   std::string options = "size=" + std::to_string(16 + 4 * pick(random, 8)) + "k";
   if (mount("random", at.c_str(), "tmpfs", MS_NOSUID, options.c_str()) != 0) return;
-  write_file((at + "/f").c_str(), at + std::to_string(random()));
+  std::string text = at + std::to_string(random());
+  int fd = open((at + "/f").c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+  if (fd < 0 || write(fd, text.data(), text.size()) < 0) return;
+  close(fd);
   for (const char* name : {"/a", "/b"}) mkdir((at + name).c_str(), 0711);
 }
 
