@@ -11,10 +11,12 @@
 #include "engine/image/checkpoint.h"
 #include "engine/image/format.h"
 #include "engine/memory/vdso.h"
+#include "engine/mounts/handover.h"
 #include "engine/mounts/mounts.h"
 #include "engine/namespaces/cgroup_restorer.h"
 #include "engine/namespaces/namespaces.h"
 #include "engine/namespaces/timens.h"
+#include "engine/namespaces/userns.h"
 #include "engine/plan.h"
 #include "engine/tasks/revive.h"
 #include "engine/tasks/root_task.h"
@@ -85,14 +87,26 @@ RestoreResult restore(const RestorePlan& plan, int image_dir, Observer& observer
   PageCopier copier(plan.workers);
   observer.pre_restore();
 
-  timens::prepare(checkpoint);
+  const bool own_users = (layout.clone_flags & CLONE_NEWUSER) != 0;
+  if (!own_users) timens::prepare(checkpoint);
+  // From the namespaces' own files (mqueue) on, all is the container's root's.
+  std::optional<userns::CreateAsRoot> create_as_root;
+  create_as_root.emplace(userns::IdMap(checkpoint.userns));
+  std::optional<mounts::Handover> handover;
+  if (own_users && mounts) mounts->hand_over(handover);
   RootTask root(layout, static_cast<pid_t>(checkpoint.root().tree.pid()), plan.sibling, [&] {
-    cgroups.enter_root();
-    namespaces::restore(checkpoint, plan);
+    if (own_users) {
+      userns::become_root();
+      timens::enter(checkpoint);
+    }
+    cgroups.make_namespace();
     return mounts ? to_text(mounts->build()) : std::string();
   });
+  handover.reset();
+  cgroups.place_root(root.pid());
   // Only now: the root task inherits the container's cgroups.
   cgroups.leave();
+  namespaces::restore(checkpoint, plan, root.pid());
   log.info("Made the root task {}", root.pid());
   observer.setup_namespaces(root.pid());
   files.set_hidden(take_over(root.pid(), root.build()));
@@ -119,6 +133,7 @@ RestoreResult restore(const RestorePlan& plan, int image_dir, Observer& observer
   for (LiveTask& task : tree.tasks())
     if (!task.image->dead()) tree.grow_threads(task);
   for (LiveTask& task : tree.tasks()) revival.confine(task);
+  create_as_root.reset();
 
   result.root = root.pid();
   result.pages_restored = restored_pages(checkpoint);

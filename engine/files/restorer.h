@@ -13,6 +13,7 @@
 #include "base/log.h"
 #include "base/unique_fd.h"
 #include "engine/files/socket_queue.h"
+#include "engine/namespaces/userns.h"
 #include "engine/plan.h"
 #include "fdinfo.pb.h"
 #include "fs.pb.h"
@@ -85,6 +86,7 @@ class Restorer {
   const image::Checkpoint& image() const { return image_; }
   const RestorePlan& plan() const { return plan_; }
   Log& log() { return log_; }
+  const userns::IdMap& ids() const { return ids_; }
   int root() const;  // throws before set_root()
   const std::map<uint32_t, image::FileEntry>& entries() const;
   const image::FileEntry& entry(uint32_t file_id) const;
@@ -105,6 +107,7 @@ class Restorer {
   const image::Checkpoint& image_;
   const RestorePlan& plan_;
   Log& log_;
+  userns::IdMap ids_;
   int root_ = -1, network_ = -1;
   std::map<uint32_t, UniqueFd> made_, hidden_;
   std::map<uint32_t, PipeEnds> pipes_;

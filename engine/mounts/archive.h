@@ -6,6 +6,8 @@
 #include <cstdint>
 #include <string>
 
+#include "engine/namespaces/userns.h"
+
 namespace stasis::engine::mounts {
 
 // The image that holds the content of a device's file system.
@@ -13,14 +15,16 @@ std::string archive_of(uint32_t device);
 
 // Packs everything beneath the directory `root`, which no other mount covers,
 // into `out`. Sockets are left out: whoever restores a socket makes its file.
-// `name` is for messages.
-void pack(int root, int out, const std::string& name);
+// Owners are written as `ids` show them inside; what they don't map belongs to
+// nobody there. `name` is for messages.
+void pack(int root, int out, const userns::IdMap& ids, const std::string& name);
 
 // Packs the directory `root` alone, for one that comes back empty.
-void pack_empty(int root, int out, const std::string& name);
+void pack_empty(int root, int out, const userns::IdMap& ids, const std::string& name);
 
 // Packs the regular file `file` (O_PATH is enough) as `file_name` in a directory of root's.
-void pack_file(int file, const std::string& file_name, int out, const std::string& name);
+void pack_file(int file, const std::string& file_name, int out, const userns::IdMap& ids,
+               const std::string& name);
 
 // Unpacks what `in` holds into the empty directory `root`, never outside of it.
 void unpack(int in, int root, const std::string& name);

@@ -56,6 +56,7 @@ struct Builder::State {
   std::vector<FreshMount> fresh;
   std::vector<HiddenFile> hidden;
   std::map<uint32_t, UniqueFd> hidden_fds;  // by file
+  bool handed_over = false;
   std::optional<mountmap::MountTable> host;
 };
 
@@ -146,7 +147,7 @@ UniqueFd Builder::State::make(Staging& staging, int i) {
   } else {
     // Staged in this namespace, where alone it can be copied; the copy is as
     // young as its place in the order asks for.
-    staging.attach(sources[i].get());
+    if (!handed_over) staging.attach(sources[i].get());
     mount = kernel::open_tree(sources[i].get(), "", OPEN_TREE_CLONE);
   }
   uint64_t wanted = mount_attributes(*node.entry);
@@ -199,10 +200,22 @@ Builder::Builder(const image::Checkpoint& checkpoint, const RestorePlan& plan, L
 
 Builder::~Builder() = default;
 
+void Builder::hand_over(std::optional<Handover>& handover) {
+  handover.emplace(state_->plan.root, state_->sources);
+  state_->handed_over = true;
+}
+
 std::map<uint32_t, int> Builder::build() {
   State& state = *state_;
-  kernel::make_tree_private("/");
-  Staging staging(state.plan.root);
+  UniqueFd place;
+  if (state.handed_over) {
+    state.sources = take_over(state.sources);
+    place = take_over_place();
+  } else {
+    kernel::make_tree_private("/");
+    place = kernel::open(state.plan.root, O_PATH | O_DIRECTORY);
+  }
+  Staging staging(place.get());
   int root = -1;
   for (int i : state.tree.order) {
     state.mounts[i] = state.make(staging, i);

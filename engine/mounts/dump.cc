@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <map>
 
+#include "base/text.h"
 #include "engine/image/image.h"
 #include "engine/mounts/archive.h"
 #include "engine/mounts/fs_types.h"
@@ -28,12 +29,14 @@ struct Surroundings {
   // Device -> the path that the cgroup namespace begins at: the shortest one.
   std::map<uint32_t, std::string> cgroup_base;
   mountmap::MountTable host;  // ours; read when needed
+  userns::IdMap ids;
 };
 
 bool is_cgroup(const Mount& mount) { return mount.fstype == "cgroup" || mount.fstype == "cgroup2"; }
 
 Surroundings look_around(const DumpPlan& plan) {
   Surroundings result;
+  result.ids = userns::IdMap::of(plan.root);
   bool any_shared = false;
   for (const auto& mount : plan.mounts.mounts()) {
     bool external = plan.external_mounts.count(mount.id) != 0;
@@ -84,6 +87,22 @@ bool is_enabled(const Mount& mount, const DumpPlan& plan) {
          (plan.enabled_fs.contains(mount.fstype) || plan.enabled_fs.contains("all"));
 }
 
+// The kernel shows the ids of the host. Those that aren't mapped are in options
+// of the host's mounts only.
+std::string options_inside(const std::string& options, const userns::IdMap& ids) {
+  if (!ids.maps()) return options;
+  std::string result;
+  for (std::string_view option : text::split(options, ',')) {
+    if (!result.empty()) result += ',';
+    std::optional<uint32_t> inside;
+    auto id = text::to_int<uint32_t>(option.substr(std::min<size_t>(option.size(), 4)));
+    if (id && option.starts_with("uid=")) inside = ids.find_uid_inside(*id);
+    if (id && option.starts_with("gid=")) inside = ids.find_gid_inside(*id);
+    result += inside ? std::string(option.substr(0, 4)) + std::to_string(*inside) : option;
+  }
+  return result;
+}
+
 image::MntEntry describe(const Mount& mount, const DumpPlan& plan, const Surroundings& around) {
   image::MntEntry entry;
   entry.set_fstype(fstype_code(mount.fstype));
@@ -94,10 +113,10 @@ image::MntEntry describe(const Mount& mount, const DumpPlan& plan, const Surroun
   entry.set_sb_flags(static_cast<uint32_t>(mount.sb_flags));
   entry.set_mountpoint(mount.mountpoint);
   entry.set_source(mount.source);
-  entry.set_options(mount.sb_options);
+  entry.set_options(options_inside(mount.sb_options, around.ids));
   // The kernel doesn't show it, CRIU wants to read it.
   if (mount.fstype == "devpts")
-    entry.set_options(mount.sb_options + (mount.sb_options.empty() ? "" : ",") + "newinstance");
+    entry.set_options(entry.options() + (entry.options().empty() ? "" : ",") + "newinstance");
   entry.set_shared_id(static_cast<uint32_t>(mount.shared));
   entry.set_master_id(static_cast<uint32_t>(mount.master));
   if (auto source = plan.mount_sources.find(mount.id); source != plan.mount_sources.end())
@@ -162,7 +181,7 @@ void refuse_queues(int view, const std::string& mountpoint) {
 }
 
 void pack_own(const DumpPlan& plan, const Tree& tree, const std::set<uint32_t>& taken,
-              image::ImageWriter& writer, Log& log) {
+              const userns::IdMap& ids, image::ImageWriter& writer, Log& log) {
   std::vector<const Mount*> with_content;
   for (const auto& node : tree.nodes) {
     bool has_content =
@@ -177,23 +196,24 @@ void pack_own(const DumpPlan& plan, const Tree& tree, const std::set<uint32_t>& 
       refuse_queues(views[i].get(), mount.mountpoint);
       continue;
     }
-    pack(views[i].get(), writer.raw(archive_of(device(mount))), mount.mountpoint);
+    pack(views[i].get(), writer.raw(archive_of(device(mount))), ids, mount.mountpoint);
     log.debug("packed the content of {}", mount.mountpoint);
   }
   log.info("{} mounts, {} of them with content", tree.nodes.size(), with_content.size());
 }
 
-void pack_taken(const DumpPlan& plan, const Taken& taken, image::ImageWriter& writer, Log& log) {
+void pack_taken(const DumpPlan& plan, const Taken& taken, const userns::IdMap& ids,
+                image::ImageWriter& writer, Log& log) {
   const std::string& name = taken.mount->mountpoint;
   int out = writer.raw(archive_of(taken.device));
   if (!taken.directory) {
-    pack_file(open_file_of(plan, *taken.mount).get(), taken.name, out, name);
+    pack_file(open_file_of(plan, *taken.mount).get(), taken.name, out, ids, name);
   } else {
     auto view = open_views(plan, {taken.mount});
     if (taken.empty)
-      pack_empty(view[0].get(), out, name);
+      pack_empty(view[0].get(), out, ids, name);
     else
-      pack(view[0].get(), out, name);
+      pack(view[0].get(), out, ids, name);
   }
   log.info("{} the host's data at {}", taken.empty ? "left out" : "took into the image", name);
 }
@@ -213,8 +233,9 @@ void dump(const DumpPlan& plan, uint32_t ns_id, image::ImageWriter& writer, Log&
   auto description = describe_all(plan);
   std::set<uint32_t> taken;
   for (const auto& whole : description.taken) taken.insert(whole.device);
-  pack_own(plan, description.tree, taken, writer, log);
-  for (const auto& whole : description.taken) pack_taken(plan, whole, writer, log);
+  const auto ids = userns::IdMap::of(plan.root);
+  pack_own(plan, description.tree, taken, ids, writer, log);
+  for (const auto& whole : description.taken) pack_taken(plan, whole, ids, writer, log);
   for (const auto& entry : description.entries)
     writer.append("mountpoints-" + std::to_string(ns_id), entry);
   write_sources(plan, writer);

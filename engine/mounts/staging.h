@@ -10,8 +10,8 @@ namespace stasis::engine::mounts {
 
 class Staging {
  public:
-  // A file system of its own over the directory `path`.
-  explicit Staging(const std::string& path);
+  // A file system of its own over the directory `place` (O_PATH).
+  explicit Staging(int place);
 
   // Puts a detached mount, of a directory or a file, into this namespace.
   void attach(int mount);
