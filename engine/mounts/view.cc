@@ -9,7 +9,9 @@
 #include <thread>
 #include <unordered_map>
 
+#include "base/text.h"
 #include "engine/mounts/tree.h"
+#include "engine/namespaces/userns.h"
 #include "kernel/fs.h"
 #include "kernel/mount_api.h"
 
@@ -40,7 +42,7 @@ class Viewer {
   bool is_bare(const Mount& mount) const { return !standing_on_.contains(mount.id); }
   std::vector<const Mount*> covering(const Mount& mount) const;
   UniqueFd open_visible(const Mount& mount);
-  void look_inside(const std::vector<const Mount*>& mounts, std::vector<UniqueFd>& views);
+  void look_inside(int ns, const std::vector<const Mount*>& mounts, std::vector<UniqueFd>& views);
   UniqueFd uncover(const Mount& mount, const std::vector<const Mount*>& covers);
 
   const DumpPlan& plan_;
@@ -99,11 +101,29 @@ std::vector<UniqueFd> Viewer::open(const std::vector<const Mount*>& mounts) {
   }
   if (all_bare) return views;
   // A copy of a mount without those on it can only be made from within its
-  // namespace. That is a matter of a thread, as descriptors are common to all.
+  // namespace.
+  UniqueFd ns = kernel::open(proc_ + "/ns/mnt", O_RDONLY);
+  if (userns::IdMap::of(plan_.root).maps()) {
+    // What covers others could not be taken away in a copy that isn't made by the
+    // owner of the namespace.
+    std::string numbers = userns::in_user_namespace(plan_.root, [&] {
+      look_inside(ns.get(), mounts, views);
+      std::string all;
+      for (const UniqueFd& view : views) all += std::to_string(view.get()) + " ";
+      return all;
+    });
+    auto words = text::words(numbers);
+    for (size_t i = 0; i < views.size(); ++i) {
+      (void)views[i].release();
+      views[i].reset(text::to_int<int>(words.at(i)).value());
+    }
+    return views;
+  }
+  // That is a matter of a thread, as descriptors are common to all.
   std::exception_ptr failure;
   std::thread helper([&] {
     try {
-      look_inside(mounts, views);
+      look_inside(ns.get(), mounts, views);
     } catch (...) {
       failure = std::current_exception();
     }
@@ -113,10 +133,10 @@ std::vector<UniqueFd> Viewer::open(const std::vector<const Mount*>& mounts) {
   return views;
 }
 
-void Viewer::look_inside(const std::vector<const Mount*>& mounts, std::vector<UniqueFd>& views) {
-  UniqueFd ns = kernel::open(proc_ + "/ns/mnt", O_RDONLY);
+void Viewer::look_inside(int ns, const std::vector<const Mount*>& mounts,
+                         std::vector<UniqueFd>& views) {
   kernel::must(kernel::call(SYS_unshare, CLONE_FS), "enter", "the container's mount namespace");
-  kernel::must(kernel::call(SYS_setns, ns.get(), CLONE_NEWNS), "enter",
+  kernel::must(kernel::call(SYS_setns, ns, CLONE_NEWNS), "enter",
                "the container's mount namespace");
   bool any_hidden = false;
   for (size_t i = 0; i < mounts.size(); ++i) {
@@ -131,7 +151,7 @@ void Viewer::look_inside(const std::vector<const Mount*>& mounts, std::vector<Un
     kernel::must(kernel::call(SYS_unshare, CLONE_NEWNS), "copy", "the container's mount namespace");
     kernel::make_tree_private("/");
     views[i] = uncover(*mounts[i], covering(*mounts[i]));
-    kernel::must(kernel::call(SYS_setns, ns.get(), CLONE_NEWNS), "enter",
+    kernel::must(kernel::call(SYS_setns, ns, CLONE_NEWNS), "enter",
                  "the container's mount namespace");
   }
 }

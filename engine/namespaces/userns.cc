@@ -4,11 +4,16 @@
 #include <grp.h>
 #include <linux/nsfs.h>
 #include <linux/securebits.h>
+#include <sched.h>
+#include <signal.h>
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "base/text.h"
+#include "engine/tasks/report.h"
 #include "kernel/fs.h"
 
 namespace stasis::engine::userns {
@@ -35,6 +40,24 @@ uint32_t expect(std::optional<uint32_t> found, const char* kind, uint32_t id, co
       .because(
           fmt::format("{} {} {}, which the container's user namespace doesn't map", kind, id, side))
       .hint("Give it to an owner that the container has, or map the id.");
+}
+
+// The report is far smaller than a pipe.
+[[noreturn]] void act_in(int users, const std::function<std::string()>& action, int out) {
+  std::string report;
+  int status = 1;
+  try {
+    kernel::must(kernel::call(SYS_setns, users, CLONE_NEWUSER), "enter",
+                 "the container's user namespace");
+    report = action();
+    status = 0;
+  } catch (const Error& error) {
+    report = to_report(error);
+  } catch (const std::exception& error) {
+    report = to_report(Error("look into", "the container's user namespace").because(error.what()));
+  }
+  kernel::call(SYS_write, out, report.data(), report.size());
+  _exit(status);
 }
 
 }  // namespace
@@ -123,6 +146,24 @@ void become_root() {
   // Its own files in /proc would be the host's root's otherwise.
   kernel::must(kernel::call(SYS_prctl, PR_SET_DUMPABLE, 1, 0, 0, 0), "set the dumpable flag of",
                "the container's first process");
+}
+
+std::string in_user_namespace(pid_t pid, const std::function<std::string()>& action) {
+  UniqueFd users = kernel::open(fmt::format("/proc/{}/ns/user", pid), O_RDONLY);
+  int ends[2];
+  kernel::must(kernel::call(SYS_pipe2, ends, O_CLOEXEC), "make", "a pipe");
+  UniqueFd ours(ends[0]), theirs(ends[1]);
+  long child = kernel::call(SYS_clone, CLONE_FILES | SIGCHLD, nullptr, nullptr, nullptr, nullptr);
+  if (child == 0) act_in(users.get(), action, theirs.get());
+  kernel::must(child, "make", "a process in the container's user namespace");
+  int status = 0;
+  while (kernel::call(SYS_wait4, child, &status, 0, nullptr) == -EINTR) continue;
+  theirs.reset();
+  std::string report = kernel::read_all(ours.get(), "a pipe");
+  if (status == 0) return report;
+  if (!report.empty()) throw from_report(report);
+  throw Error("look into", "the container's user namespace")
+      .because("the process that did was killed");
 }
 
 uint64_t owner_of(const std::string& link) {

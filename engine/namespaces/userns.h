@@ -5,6 +5,7 @@
 #include <sys/types.h>
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -48,6 +49,11 @@ void write_maps(const image::UsernsEntry& maps, pid_t pid);
 
 // The task itself, then: root inside, with all capabilities there.
 void become_root();
+
+// Runs `action` in a process for this alone, which is in the user namespace of
+// another one and has our descriptors: no thread may enter one. What it opens is
+// ours; returns what it returned.
+std::string in_user_namespace(pid_t pid, const std::function<std::string()>& action);
 
 // Owner of the namespace behind a /proc/PID/ns link (an inode of /proc/PID/ns/user).
 uint64_t owner_of(const std::string& link);
