@@ -1,5 +1,7 @@
 #include <sys/syscall.h>
 
+#include <cerrno>
+
 #include "engine/image/checkpoint.h"
 #include "engine/mounts/archive.h"
 #include "engine/mounts/fresh.h"
@@ -44,6 +46,7 @@ struct Builder::State {
   void check_allowed(const image::MntEntry& entry, const std::string& device) const;
   UniqueFd make(Staging& staging, int i);
   UniqueFd bind(Staging& staging, const Node& node);
+  void set_attributes(int mount, const Node& node) const;
   void attach(int i);
   void open_hidden(int i);
 
@@ -150,12 +153,24 @@ UniqueFd Builder::State::make(Staging& staging, int i) {
     if (!handed_over) staging.attach(sources[i].get());
     mount = kernel::open_tree(sources[i].get(), "", OPEN_TREE_CLONE);
   }
-  uint64_t wanted = mount_attributes(*node.entry);
-  constexpr uint64_t all = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV |
-                           MOUNT_ATTR_NOEXEC | MOUNT_ATTR__ATIME | MOUNT_ATTR_NODIRATIME |
-                           MOUNT_ATTR_NOSYMFOLLOW;
-  kernel::set_mount_attributes(mount.get(), wanted, all, MS_PRIVATE, node.entry->mountpoint());
+  set_attributes(mount.get(), node);
   return mount;
+}
+
+void Builder::State::set_attributes(int mount, const Node& node) const {
+  const std::string& place = node.entry->mountpoint();
+  constexpr uint64_t atime = MOUNT_ATTR__ATIME | MOUNT_ATTR_NODIRATIME;
+  constexpr uint64_t others = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV |
+                              MOUNT_ATTR_NOEXEC | MOUNT_ATTR_NOSYMFOLLOW;
+  uint64_t wanted = mount_attributes(*node.entry);
+  try {
+    kernel::set_mount_attributes(mount, wanted, others | atime, MS_PRIVATE, place);
+  } catch (const Error& error) {
+    if (!handed_over || error.code() != EPERM) throw;
+    // A user namespace can't take away what the host's mount is restricted by.
+    kernel::set_mount_attributes(mount, wanted & others, 0, MS_PRIVATE, place);
+    log.warn("{}: its source is mounted with more restrictions than at the dump; they stay", place);
+  }
 }
 
 void Builder::State::attach(int i) {
