@@ -1,3 +1,4 @@
+#include <sched.h>
 #include <sys/syscall.h>
 
 #include <cerrno>
@@ -104,6 +105,7 @@ void Builder::State::check_allowed(const image::MntEntry& entry, const std::stri
 }
 
 void Builder::State::hold_sources(const image::Checkpoint& checkpoint) {
+  const uint64_t own = checkpoint.namespaces();
   Sources held(checkpoint, plan, tree, log);
   sources = held.hold_all();
   mounts.resize(tree.nodes.size());
@@ -115,6 +117,11 @@ void Builder::State::hold_sources(const image::Checkpoint& checkpoint) {
     check_allowed(*node.entry, device);
     fresh[i] = prepare(*node.entry, checkpoint.dir);
     fresh[i].source = std::move(device);
+    // Without a cgroup namespace the hierarchy is the host's, which root in a user
+    // namespace may show, but not mount.
+    bool cgroup = node.entry->fstype() == image::CGROUP || node.entry->fstype() == image::CGROUP2;
+    if (cgroup && (own & CLONE_NEWUSER) && !(own & CLONE_NEWCGROUP))
+      sources[i] = make_fresh(fresh[i]);
   }
 }
 
@@ -138,7 +145,7 @@ UniqueFd Builder::State::bind(Staging& staging, const Node& node) {
 UniqueFd Builder::State::make(Staging& staging, int i) {
   const Node& node = tree.nodes[i];
   UniqueFd mount;
-  if (node.how == How::fresh) {
+  if (node.how == How::fresh && !sources[i].valid()) {
     mount = make_fresh(fresh[i]);
     if (node.subpath.empty()) return mount;
     staging.attach(mount.get());
@@ -151,7 +158,10 @@ UniqueFd Builder::State::make(Staging& staging, int i) {
     // Staged in this namespace, where alone it can be copied; the copy is as
     // young as its place in the order asks for.
     if (!handed_over) staging.attach(sources[i].get());
-    mount = kernel::open_tree(sources[i].get(), "", OPEN_TREE_CLONE);
+    UniqueFd part;
+    if (node.how == How::fresh && !node.subpath.empty())
+      part = kernel::open_in(sources[i].get(), node.subpath, O_PATH | O_NOFOLLOW, within_mount);
+    mount = kernel::open_tree(part.valid() ? part.get() : sources[i].get(), "", OPEN_TREE_CLONE);
   }
   set_attributes(mount.get(), node);
   return mount;

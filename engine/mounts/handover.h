@@ -15,7 +15,7 @@ class Handover {
  public:
   // Until it is destroyed, this thread is in a mount namespace of its own, where
   // these mounts, attached nowhere before, are attached; whom it clones finds them.
-  // `place` is a directory other than the root that may be covered.
+  // They stand beneath `place` or, where that is the root, elsewhere.
   Handover(const std::string& place, const std::vector<UniqueFd>& mounts);
   ~Handover();
   Handover(const Handover&) = delete;

@@ -182,14 +182,14 @@ CreateAsRoot::CreateAsRoot(const IdMap& map) {
       kernel::call(SYS_prctl, PR_SET_SECUREBITS, securebits_ | SECBIT_NO_SETUID_FIXUP, 0, 0, 0),
       "set", "our securebits");
   changed_ = true;
-  gid_ = kernel::call(SYS_setfsgid, map.gid_outside(0, "what is restored"));
-  uid_ = kernel::call(SYS_setfsuid, map.uid_outside(0, "what is restored"));
+  kernel::call(SYS_setfsgid, map.gid_outside(0, "what is restored"));
+  kernel::call(SYS_setfsuid, map.uid_outside(0, "what is restored"));
 }
 
 CreateAsRoot::~CreateAsRoot() {
   if (!changed_) return;
-  kernel::call(SYS_setfsuid, uid_);
-  kernel::call(SYS_setfsgid, gid_);
+  kernel::call(SYS_setfsuid, geteuid());
+  kernel::call(SYS_setfsgid, getegid());
   kernel::call(SYS_prctl, PR_SET_SECUREBITS, securebits_, 0, 0, 0);
 }
 

@@ -69,7 +69,7 @@ class CreateAsRoot {
 
  private:
   bool changed_ = false;
-  long securebits_ = 0, uid_ = 0, gid_ = 0;
+  long securebits_ = 0;
 };
 
 }  // namespace stasis::engine::userns

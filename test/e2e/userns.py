@@ -2,7 +2,8 @@
 import os
 import pathlib
 
-from harness import Container, Skip, expect, run, scenario
+import faults
+from harness import Container, Skip, expect, run, scenario, wait_for
 from scenarios import more_caps, round_trip
 
 UIDS, GIDS = 100000, 200000
@@ -187,15 +188,34 @@ def userns_other_map(env):
 def userns_nested(env):
     """A process with a user namespace of its own within the container's is refused by name."""
     env.only_stasis()
-    with Mapped(env, "counter") as c:
+
+    def change(config):
+        config["process"]["args"] = ["busybox", "sh", "-c",
+                                     "busybox unshare -U busybox sleep 1000 & exec sh /demo.sh"]
+    with Mapped(env, change=change) as c:
         c.start()
-        nested = run("nsenter", "-t", c.init(), "-a", "busybox", "sh", "-c",
-                     "busybox unshare -U busybox sleep 1000 </dev/null >/dev/null 2>&1 & echo $!", ok=None)
-        expect(nested.returncode == 0, nested.stderr)
         c.checkpoint(ok=False)
         logs = c.engine_logs()
-        expect("it is in a user namespace of its own" in logs or "runc exec" in logs, logs)
-        c.ask()
+        expect("(busybox)" in logs and "it is in a user namespace of its own" in logs, logs)
+        stood = len(c.numbers())
+        wait_for("the container to go on", lambda: len(c.numbers()) > stood)
+
+
+def register_faults(kind, sweep, how):
+    word = "fail" if how == faults.FAIL else "kill"
+
+    @scenario(name=f"userns_{kind}_{word}", seconds=300)
+    def some(env):
+        sweep(env, "counter", how, 20, Mapped)
+
+    @scenario(name=f"userns_{kind}_{word}_everywhere", label="long", seconds=3600)
+    def everywhere(env):
+        sweep(env, "counter", how, 10**9, Mapped)
+
+
+for _how in (faults.FAIL, faults.KILL):
+    register_faults("dump", faults.sweep_dump, _how)
+    register_faults("restore", faults.sweep_restore, _how)
 
 
 def exchange(name, theirs_first):
@@ -225,3 +245,13 @@ def exchange(name, theirs_first):
 
 exchange("userns_criu_to_stasis", True)
 exchange("userns_stasis_to_criu", False)
+
+
+def cgroup_namespace(config):
+    config["linux"]["namespaces"].append({"type": "cgroup"})
+
+
+@scenario
+def userns_cgroup_namespace(env):
+    """With a cgroup namespace of its own, too: the hierarchies are mounted anew within it."""
+    round_trip(env, Mapped(env, "threads", change=cgroup_namespace))
