@@ -12,6 +12,7 @@
 #include <optional>
 #include <set>
 
+#include "cli/fit_users.h"
 #include "cli/image_view.h"
 #include "engine/mounts/fs_types.h"
 #include "engine/mounts/mounts.h"
@@ -80,7 +81,8 @@ class Comparison {
   }
 
   std::vector<MapFinding> run() {
-    if (mounts_.empty()) return {};  // in the dumper's own mount namespace
+    findings_ = compare_users(image_, config_);
+    if (mounts_.empty()) return std::move(findings_);  // in the dumper's own mount namespace
     compare_tree();
     compare_root();
     for (const Wanted& wanted : wanted_sources(image_)) compare_external(wanted);

@@ -44,6 +44,7 @@ struct Dump {
         observer(o),
         log(l),
         ids(p.root),
+        id_map(userns::IdMap::of(p.root)),
         root_pidfd(kernel::pidfd_open(p.root)),
         cgroups(p, ids),
         writer(image_dir, p.durable),
@@ -54,6 +55,7 @@ struct Dump {
   Observer& observer;
   Log& log;
   namespaces::NsIds ids;
+  userns::IdMap id_map;
   UniqueFd root_pidfd;
   cgroup::Dumper cgroups;
   image::ImageWriter writer;
@@ -149,7 +151,7 @@ void store_task(Dump& dump, FrozenTask& task, bool lone) {
     return;
   }
   task.areas = kernel::parse_smaps(kernel::read_file_at(task.proc.get(), "smaps"));
-  uint64_t brk = store_cores(task, dump.filters);
+  uint64_t brk = store_cores(task, dump.id_map, dump.filters);
   image::TaskKobjIdsEntry ids = store_ids(dump, task);
   for (FrozenThread& thread : task.threads) {
     thread.core.mutable_thread_core()->set_cg_set(dump.cgroups.set_of(task.pid, thread.tid));
@@ -200,6 +202,8 @@ void store_container(Dump& dump, FrozenTree& tree) {
   dump.result.write_us = microseconds_since(start);
   dump.files.finish();
   dump.filters.write(dump.writer);
+  if (dump.id_map.maps())
+    dump.writer.append(fmt::format("userns-{}", dump.ids.id(CLONE_NEWUSER)), *dump.id_map.maps());
   namespaces::dump(dump.plan, dump.ids, dump.root_pidfd.get(), dump.writer, dump.log);
   if (dump.ids.own(CLONE_NEWNS)) {
     std::vector<uint32_t> spaces{dump.ids.id(CLONE_NEWNS)};

@@ -10,10 +10,12 @@
 #include "engine/image/checkpoint.h"
 #include "engine/image/format.h"
 #include "engine/memory/vdso.h"
+#include "engine/mounts/handover.h"
 #include "engine/mounts/mounts.h"
 #include "engine/namespaces/cgroup_restorer.h"
 #include "engine/namespaces/namespaces.h"
 #include "engine/namespaces/timens.h"
+#include "engine/namespaces/userns.h"
 #include "engine/plan.h"
 #include "engine/tasks/revive.h"
 #include "engine/tasks/root_task.h"
@@ -48,6 +50,37 @@ uint64_t restored_pages(const image::Checkpoint& checkpoint) {
   return pages;
 }
 
+struct RootParts {
+  const image::Checkpoint& checkpoint;
+  const RestorePlan& plan;
+  const namespaces::Layout& layout;
+  std::optional<mounts::Builder>& mounts;
+  cgroup::Restorer& cgroups;
+};
+
+// The root task in its namespaces; it has yet to build what only the inside can.
+void make_root(std::optional<RootTask>& root, const RootParts& parts) {
+  const image::Checkpoint& checkpoint = parts.checkpoint;
+  const bool own_users = (parts.layout.clone_flags & CLONE_NEWUSER) != 0;
+  if (!own_users) timens::prepare(checkpoint);
+  std::optional<mounts::Handover> handover;
+  if (own_users && parts.mounts) parts.mounts->hand_over(handover);
+  root.emplace(parts.layout, static_cast<pid_t>(checkpoint.root().tree.pid()), parts.plan.sibling,
+               [&] {
+                 if (own_users) {
+                   userns::become_root();
+                   timens::enter(checkpoint);
+                 }
+                 parts.cgroups.make_namespace();
+                 return parts.mounts ? to_text(parts.mounts->build()) : std::string();
+               });
+  parts.cgroups.place_root(root->pid());
+  // Only now: the root task inherits the container's cgroups.
+  parts.cgroups.leave();
+  handover.reset();
+  namespaces::restore(checkpoint, parts.plan, root->pid());
+}
+
 }  // namespace
 
 RestoreResult restore(const RestorePlan& plan, int image_dir, Observer& observer, Log& log) {
@@ -65,14 +98,12 @@ RestoreResult restore(const RestorePlan& plan, int image_dir, Observer& observer
   PageCopier copier(plan.workers);
   observer.pre_restore();
 
-  timens::prepare(checkpoint);
-  RootTask root(layout, static_cast<pid_t>(checkpoint.root().tree.pid()), plan.sibling, [&] {
-    cgroups.enter_root();
-    namespaces::restore(checkpoint, plan);
-    return mounts ? mounts::to_text(mounts->build()) : std::string();
-  });
-  // Only now: the root task inherits the container's cgroups.
-  cgroups.leave();
+  // From the namespaces' own files (mqueue) on, all is the container's root's.
+  std::optional<userns::CreateAsRoot> create_as_root;
+  create_as_root.emplace(userns::IdMap(checkpoint.userns));
+  std::optional<RootTask> made;
+  make_root(made, {checkpoint, plan, layout, mounts, cgroups});
+  RootTask& root = *made;
   log.info("Made the root task {}", root.pid());
   observer.setup_namespaces(root.pid());
   mounts::Built built = mounts::take_over(root.pid(), root.build());
@@ -108,6 +139,7 @@ RestoreResult restore(const RestorePlan& plan, int image_dir, Observer& observer
   for (LiveTask& task : tree.tasks())
     if (!task.image->dead()) tree.grow_threads(task);
   for (LiveTask& task : tree.tasks()) revival.confine(task);
+  create_as_root.reset();
 
   result.root = root.pid();
   result.pages_restored = restored_pages(checkpoint);

@@ -35,7 +35,7 @@ Error refusal(pid_t pid, const Objection& objection) {
 }  // namespace
 
 Dumper::Dumper(const DumpPlan& plan, image::ImageWriter& writer, Log& log)
-    : plan_(plan), writer_(writer), log_(log), around_(plan) {
+    : plan_(plan), writer_(writer), log_(log), around_(plan), ids_(userns::IdMap::of(plan.root)) {
   raise_descriptor_limit();
 }
 

@@ -15,6 +15,7 @@
 #include "base/unique_fd.h"
 #include "engine/files/file_kind.h"
 #include "engine/files/probe.h"
+#include "engine/namespaces/userns.h"
 #include "engine/plan.h"
 #include "fdinfo.pb.h"
 
@@ -57,6 +58,7 @@ class Dumper {
   image::ImageWriter& writer() { return writer_; }
   Log& log() { return log_; }
   const Surroundings& around() const { return around_; }
+  const userns::IdMap& ids() const { return ids_; }
   // Of the container's network namespace, in the image.
   uint32_t network_id() const;
   // This socket must turn up before finish(): `holder` is connected to it.
@@ -75,6 +77,7 @@ class Dumper {
   image::ImageWriter& writer_;
   Log& log_;
   Surroundings around_;
+  userns::IdMap ids_;
   uint32_t last_id_ = 0;
   std::vector<std::unique_ptr<OpenFile>> open_files_;
   // Candidates for "the same open file", in the kernel's kcmp order.

@@ -61,8 +61,8 @@ void write_ghost(Dumper& dumper, const OpenFile& file, uint32_t ghost) {
   const struct statx& stat = file.probe.stat;
   const std::string stem = stem_of(ghost);
   image::GhostFileEntry entry;
-  entry.set_uid(stat.stx_uid);
-  entry.set_gid(stat.stx_gid);
+  entry.set_uid(dumper.ids().uid_inside(stat.stx_uid, file.probe.link));
+  entry.set_gid(dumper.ids().gid_inside(stat.stx_gid, file.probe.link));
   entry.set_mode(stat.stx_mode);
   entry.set_dev(static_cast<uint32_t>(file.probe.device()));
   entry.set_ino(stat.stx_ino);
@@ -160,9 +160,11 @@ void fill(image::Reader& reader, const image::GhostFileEntry& entry, int fd,
   }
 }
 
-void set_attributes(const image::GhostFileEntry& entry, int node, const std::string& name) {
+void set_attributes(const image::GhostFileEntry& entry, const userns::IdMap& ids, int node,
+                    const std::string& name) {
   std::string path = fmt::format("/proc/self/fd/{}", node);
-  kernel::must(kernel::call(SYS_fchownat, node, "", entry.uid(), entry.gid(), AT_EMPTY_PATH),
+  kernel::must(kernel::call(SYS_fchownat, node, "", ids.uid_outside(entry.uid(), name),
+                            ids.gid_outside(entry.gid(), name), AT_EMPTY_PATH),
                "set the owner of", name);
   if (S_ISLNK(entry.mode())) return;
   kernel::must(kernel::call(SYS_fchmodat, AT_FDCWD, path.c_str(), entry.mode() & 07777),
@@ -201,7 +203,7 @@ UniqueFd make_ghost(Restorer& restorer, const image::RegFileEntry& file, uint32_
   kernel::must(made, "make deleted file", name);
   UniqueFd node = open_and_unlink(place, S_ISDIR(entry.mode()) ? AT_REMOVEDIR : 0, name);
   if (S_ISREG(entry.mode())) fill(reader, entry, reopen(node.get(), O_WRONLY, name).get(), name);
-  set_attributes(entry, node.get(), name);
+  set_attributes(entry, restorer.ids(), node.get(), name);
   return node;
 }
 

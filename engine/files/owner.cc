@@ -52,12 +52,14 @@ image::FownEntry dump_owner(int fd, uint32_t flags, pid_t root) {
                "a file");
   entry.set_pid_type(static_cast<uint32_t>(owner.type));
   entry.set_pid(static_cast<uint32_t>(pid));
-  entry.set_uid(uids[0]);
-  entry.set_euid(uids[1]);
+  const auto ids = userns::IdMap::of(root);
+  entry.set_uid(ids.uid_inside(uids[0], "a file's signals"));
+  entry.set_euid(ids.uid_inside(uids[1], "a file's signals"));
   return entry;
 }
 
-void set_owner(int fd, const image::FownEntry& owner, const std::map<pid_t, pid_t>& tasks) {
+void set_owner(int fd, const image::FownEntry& owner, const std::map<pid_t, pid_t>& tasks,
+               const userns::IdMap& ids) {
   auto task = tasks.find(static_cast<pid_t>(owner.pid()));
   if (task == tasks.end())
     throw Error("restore the owner of", "a file")
@@ -67,10 +69,12 @@ void set_owner(int fd, const image::FownEntry& owner, const std::map<pid_t, pid_
   // dumped ones on for one call. The saved uid brings ours back.
   std::array<uid_t, 3> uids{};
   kernel::must(kernel::call(SYS_getresuid, &uids[0], &uids[1], &uids[2]), "read", "our uids");
-  bool change = owner.uid() != uids[0] || owner.euid() != uids[1];
+  uid_t uid = ids.uid_outside(owner.uid(), "a file's signals"),
+        euid = ids.uid_outside(owner.euid(), "a file's signals");
+  bool change = uid != uids[0] || euid != uids[1];
   if (change)
-    kernel::must(kernel::call(SYS_setresuid, owner.uid(), owner.euid(), uids[1]), "take on",
-                 fmt::format("uid {}", owner.euid()));
+    kernel::must(kernel::call(SYS_setresuid, uid, euid, uids[1]), "take on",
+                 fmt::format("uid {}", euid));
   ScopeExit back([&] {
     if (change) kernel::call(SYS_setresuid, uids[0], uids[1], uids[2]);
   });

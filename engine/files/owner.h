@@ -5,14 +5,16 @@
 
 #include <map>
 
+#include "engine/namespaces/userns.h"
 #include "fdinfo.pb.h"
 
 namespace stasis::engine::files {
 
-// Of our duplicate `fd`. Pids are written as the pid namespace of `root` sees them.
+// Of our duplicate `fd`. Pids and uids are written as the namespaces of `root` see them.
 image::FownEntry dump_owner(int fd, uint32_t flags, pid_t root);
 
 // `tasks`: pid in the container's root pid namespace -> pid in ours.
-void set_owner(int fd, const image::FownEntry& owner, const std::map<pid_t, pid_t>& tasks);
+void set_owner(int fd, const image::FownEntry& owner, const std::map<pid_t, pid_t>& tasks,
+               const userns::IdMap& ids);
 
 }  // namespace stasis::engine::files

@@ -17,7 +17,7 @@
 namespace stasis::engine::files {
 
 Restorer::Restorer(const image::Checkpoint& image, const RestorePlan& plan, Log& log)
-    : image_(image), plan_(plan), log_(log) {
+    : image_(image), plan_(plan), log_(log), ids_(image.userns) {
   raise_descriptor_limit();
 }
 
@@ -108,7 +108,7 @@ void Restorer::restore_owner(int fd, const image::FownEntry& owner) {
 }
 
 void Restorer::set_owners(const std::map<pid_t, pid_t>& tasks) {
-  for (const auto& [fd, owner] : owners_) set_owner(fd, owner, tasks);
+  for (const auto& [fd, owner] : owners_) set_owner(fd, owner, tasks, ids_);
   owners_.clear();
 }
 

@@ -13,6 +13,7 @@
 #include "base/log.h"
 #include "base/unique_fd.h"
 #include "engine/files/socket_queue.h"
+#include "engine/namespaces/userns.h"
 #include "engine/plan.h"
 #include "fdinfo.pb.h"
 #include "fs.pb.h"
@@ -88,6 +89,7 @@ class Restorer {
   const image::Checkpoint& image() const { return image_; }
   const RestorePlan& plan() const { return plan_; }
   Log& log() { return log_; }
+  const userns::IdMap& ids() const { return ids_; }
   // That its path leads from (borrowed); throws before set_root().
   int root_of(const image::RegFileEntry& file) const;
   const std::map<uint32_t, image::FileEntry>& entries() const;
@@ -109,6 +111,7 @@ class Restorer {
   const image::Checkpoint& image_;
   const RestorePlan& plan_;
   Log& log_;
+  userns::IdMap ids_;
   int root_ = -1, network_ = -1;
   std::map<uint32_t, UniqueFd> made_, hidden_, nested_roots_;
   std::map<uint32_t, PipeEnds> pipes_;

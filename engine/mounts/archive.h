@@ -8,6 +8,7 @@
 #include <string>
 
 #include "base/unique_fd.h"
+#include "engine/namespaces/userns.h"
 
 namespace stasis::engine::mounts {
 
@@ -16,16 +17,18 @@ std::string archive_of(uint32_t device);
 
 // Packs everything beneath the directory `root`, which no other mount covers,
 // into `out`. Sockets are left out: whoever restores a socket makes its file.
-// `name` is for messages.
-void pack(int root, int out, const std::string& name);
+// Owners are written as `ids` show them inside; what they don't map belongs to
+// nobody there. `name` is for messages.
+void pack(int root, int out, const userns::IdMap& ids, const std::string& name);
 
 // Packs the directory `root` alone, for one that comes back empty.
-void pack_empty(int root, int out, const std::string& name);
+void pack_empty(int root, int out, const userns::IdMap& ids, const std::string& name);
 
 // Packs parts of a file system, each a directory or file (O_PATH is enough) by
 // its path in it ("a/b"); none lies within another. The directories that lead
 // there are root's.
-void pack_parts(const std::map<std::string, UniqueFd>& parts, int out, const std::string& name);
+void pack_parts(const std::map<std::string, UniqueFd>& parts, int out, const userns::IdMap& ids,
+                const std::string& name);
 
 // Unpacks what `in` holds into the empty directory `root`, never outside of it.
 void unpack(int in, int root, const std::string& name);

@@ -142,7 +142,7 @@ TEST_CASE("content is the same after packing and unpacking") {
   timespec times[2] = {{1, 2}, {1234567890, 123456789}};
   utimensat(AT_FDCWD, at(from, "").c_str(), times, 0);
   auto file = temp_file(dir, "content.tar.gz");
-  engine::mounts::pack(from.get(), file.get(), "/here");
+  engine::mounts::pack(from.get(), file.get(), {}, "/here");
   lseek(file.get(), 0, SEEK_SET);
   engine::mounts::unpack(file.get(), to.get(), "/there");
   auto got = picture(to);
@@ -159,7 +159,7 @@ TEST_CASE("GNU tar reads our archives, and we read its, the way CRIU runs it") {
   lremovexattr(at(from, "deep").c_str(), "trusted.dir");
   auto expected = picture(from);
   auto file = temp_file(dir, "ours.tar.gz");
-  engine::mounts::pack(from.get(), file.get(), "/here");
+  engine::mounts::pack(from.get(), file.get(), {}, "/here");
   auto run = [](const std::string& command) { return std::system(command.c_str()); };
   auto path_of = [](int fd) { return fmt::format("/proc/{}/fd/{}", getpid(), fd); };
   REQUIRE(run(fmt::format(
@@ -241,7 +241,7 @@ TEST_CASE("a damaged archive is an error, and a full file system one, too") {
   auto from = make_tmpfs();
   write_to(at(from, "large"), std::string(2 << 20, 'x'));
   auto file = temp_file(dir, "good");
-  engine::mounts::pack(from.get(), file.get(), "/here");
+  engine::mounts::pack(from.get(), file.get(), {}, "/here");
   auto small = make_tmpfs("1m");
   lseek(file.get(), 0, SEEK_SET);
   CHECK_THROWS_WITH(engine::mounts::unpack(file.get(), small.get(), "/there"),

@@ -2,6 +2,7 @@
 #include <sched.h>
 #include <sys/syscall.h>
 
+#include <cerrno>
 #include <set>
 
 #include "engine/image/checkpoint.h"
@@ -54,6 +55,7 @@ struct Builder::State {
   void check_allowed(const image::MntEntry& entry, const std::string& device) const;
   UniqueFd make(Staging& staging, int i);
   UniqueFd bind(Staging& staging, const Node& node);
+  void set_attributes(int mount, const Node& node) const;
   void attach(int i);
   void open_hidden(int i);
   void plant_all(Staging& staging);
@@ -76,6 +78,7 @@ struct Builder::State {
   std::vector<FreshMount> unseen;  // as the tree's
   std::vector<HiddenFile> hidden;
   Built built;
+  bool handed_over = false;
   std::optional<mountmap::MountTable> host;
 };
 
@@ -120,6 +123,7 @@ void Builder::State::check_allowed(const image::MntEntry& entry, const std::stri
 }
 
 void Builder::State::hold_sources(const image::Checkpoint& checkpoint) {
+  const uint64_t own = checkpoint.namespaces();
   Sources held(checkpoint, plan, tree, log);
   sources = held.hold_all();
   mounts.resize(tree.nodes.size());
@@ -131,6 +135,11 @@ void Builder::State::hold_sources(const image::Checkpoint& checkpoint) {
     check_allowed(*node.entry, device);
     fresh[i] = prepare(*node.entry, checkpoint.dir);
     fresh[i].source = std::move(device);
+    // Without a cgroup namespace the hierarchy is the host's, which root in a user
+    // namespace may show, but not mount.
+    bool cgroup = node.entry->fstype() == image::CGROUP || node.entry->fstype() == image::CGROUP2;
+    if (cgroup && (own & CLONE_NEWUSER) && !(own & CLONE_NEWCGROUP))
+      sources[i] = make_fresh(fresh[i]);
   }
   for (const Unseen& whole : tree.unseen) unseen.push_back(prepare(*whole.entry, checkpoint.dir));
 }
@@ -160,22 +169,34 @@ UniqueFd Builder::State::make(Staging& staging, int i) {
   UniqueFd mount;
   if (tree.planted.count(i)) {
     mount = kernel::open_tree(staging.planted(i).get(), "", OPEN_TREE_CLONE);
-  } else if (node.how == How::fresh) {
+  } else if (node.how == How::fresh && !sources[i].valid()) {
     return make_fresh(fresh[i]);
   } else if (node.how == How::bind) {
     mount = bind(staging, node);
   } else {
     // Staged in this namespace, where alone it can be copied; the copy is as
     // young as its place in the order asks for.
-    staging.attach(sources[i].get());
+    if (!handed_over) staging.attach(sources[i].get());
     mount = kernel::open_tree(sources[i].get(), "", OPEN_TREE_CLONE);
   }
-  uint64_t wanted = mount_attributes(*node.entry);
-  constexpr uint64_t all = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV |
-                           MOUNT_ATTR_NOEXEC | MOUNT_ATTR__ATIME | MOUNT_ATTR_NODIRATIME |
-                           MOUNT_ATTR_NOSYMFOLLOW;
-  kernel::set_mount_attributes(mount.get(), wanted, all, MS_PRIVATE, node.entry->mountpoint());
+  set_attributes(mount.get(), node);
   return mount;
+}
+
+void Builder::State::set_attributes(int mount, const Node& node) const {
+  const std::string& place = node.entry->mountpoint();
+  constexpr uint64_t atime = MOUNT_ATTR__ATIME | MOUNT_ATTR_NODIRATIME;
+  constexpr uint64_t others = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV |
+                              MOUNT_ATTR_NOEXEC | MOUNT_ATTR_NOSYMFOLLOW;
+  uint64_t wanted = mount_attributes(*node.entry);
+  try {
+    kernel::set_mount_attributes(mount, wanted, others | atime, MS_PRIVATE, place);
+  } catch (const Error& error) {
+    if (!handed_over || error.code() != EPERM) throw;
+    // A user namespace can't take away what the host's mount is restricted by.
+    kernel::set_mount_attributes(mount, wanted & others, 0, MS_PRIVATE, place);
+    log.warn("{}: its source is mounted with more restrictions than at the dump; they stay", place);
+  }
 }
 
 void Builder::State::attach(int i) {
@@ -207,9 +228,14 @@ void Builder::State::open_hidden(int i) {
 
 // Staged before the namespace is copied: a mount can be copied only within its own.
 void Builder::State::plant_all(Staging& staging) {
-  for (int i : tree.planted)
-    staging.plant(tree.nodes[i].how == How::fresh ? make_fresh(fresh[i]).get() : sources[i].get(),
-                  i);
+  for (int i : tree.planted) {
+    UniqueFd own;
+    if (!sources[i].valid())
+      own = make_fresh(fresh[i]);
+    else if (handed_over)  // it stands in its place already
+      own = kernel::open_tree(sources[i].get(), "", OPEN_TREE_CLONE);
+    staging.plant(own.valid() ? own.get() : sources[i].get(), i);
+  }
   for (size_t i = 0; i < tree.unseen.size(); ++i)
     staging.plant(make_fresh(unseen[i]).get(), number_of(static_cast<int>(i)));
 }
@@ -273,10 +299,22 @@ Builder::Builder(const image::Checkpoint& checkpoint, const RestorePlan& plan, L
 
 Builder::~Builder() = default;
 
+void Builder::hand_over(std::optional<Handover>& handover) {
+  handover.emplace(state_->plan.root, state_->sources);
+  state_->handed_over = true;
+}
+
 Built Builder::build() {
   State& state = *state_;
-  kernel::make_tree_private("/");
-  Staging staging(state.plan.root);
+  UniqueFd place;
+  if (state.handed_over) {
+    state.sources = take_over(state.sources);
+    place = take_over_place();
+  } else {
+    kernel::make_tree_private("/");
+    place = kernel::open(state.plan.root, O_PATH | O_DIRECTORY);
+  }
+  Staging staging(place.get());
   state.plant_all(staging);
   for (int space = 1; space < static_cast<int>(state.ns_ids.size()); ++space)
     state.build_beside(staging, space);

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <map>
 
+#include "base/text.h"
 #include "engine/image/image.h"
 #include "engine/mounts/archive.h"
 #include "engine/mounts/fs_types.h"
@@ -28,12 +29,14 @@ struct Surroundings {
   // Device -> the path that the cgroup namespace begins at: the shortest one.
   std::map<uint32_t, std::string> cgroup_base;
   mountmap::MountTable host;  // ours; read when needed
+  userns::IdMap ids;
 };
 
 bool is_cgroup(const Mount& mount) { return mount.fstype == "cgroup" || mount.fstype == "cgroup2"; }
 
 Surroundings look_around(const DumpPlan& plan) {
   Surroundings result;
+  result.ids = userns::IdMap::of(plan.root);
   bool any_shared = false;
   for (const Space& space : spaces_of(plan))
     for (const auto& mount : space.table->mounts()) {
@@ -85,6 +88,22 @@ bool is_enabled(const Mount& mount, const DumpPlan& plan) {
          (plan.enabled_fs.contains(mount.fstype) || plan.enabled_fs.contains("all"));
 }
 
+// The kernel shows the ids of the host. Those that aren't mapped are in options
+// of the host's mounts only.
+std::string options_inside(const std::string& options, const userns::IdMap& ids) {
+  if (!ids.maps()) return options;
+  std::string result;
+  for (std::string_view option : text::split(options, ',')) {
+    if (!result.empty()) result += ',';
+    std::optional<uint32_t> inside;
+    auto id = text::to_int<uint32_t>(option.substr(std::min<size_t>(option.size(), 4)));
+    if (id && option.starts_with("uid=")) inside = ids.find_uid_inside(*id);
+    if (id && option.starts_with("gid=")) inside = ids.find_gid_inside(*id);
+    result += inside ? std::string(option.substr(0, 4)) + std::to_string(*inside) : option;
+  }
+  return result;
+}
+
 image::MntEntry describe(const Mount& mount, const DumpPlan& plan, const Surroundings& around) {
   image::MntEntry entry;
   entry.set_fstype(fstype_code(mount.fstype));
@@ -95,10 +114,10 @@ image::MntEntry describe(const Mount& mount, const DumpPlan& plan, const Surroun
   entry.set_sb_flags(static_cast<uint32_t>(mount.sb_flags));
   entry.set_mountpoint(mount.mountpoint);
   entry.set_source(mount.source);
-  entry.set_options(mount.sb_options);
+  entry.set_options(options_inside(mount.sb_options, around.ids));
   // The kernel doesn't show it, CRIU wants to read it.
   if (mount.fstype == "devpts")
-    entry.set_options(mount.sb_options + (mount.sb_options.empty() ? "" : ",") + "newinstance");
+    entry.set_options(entry.options() + (entry.options().empty() ? "" : ",") + "newinstance");
   entry.set_shared_id(static_cast<uint32_t>(mount.shared));
   entry.set_master_id(static_cast<uint32_t>(mount.master));
   if (auto source = plan.mount_sources.find(mount.id); source != plan.mount_sources.end())
@@ -198,7 +217,7 @@ void refuse_queues(int view, const std::string& mountpoint) {
 }
 
 size_t pack_space(const Space& space, const std::vector<const Mount*>& with_content,
-                  image::ImageWriter& writer, Log& log) {
+                  const userns::IdMap& ids, image::ImageWriter& writer, Log& log) {
   auto views = open_views(space, with_content);
   for (size_t i = 0; i < views.size(); ++i) {
     const Mount& mount = *with_content[i];
@@ -206,7 +225,7 @@ size_t pack_space(const Space& space, const std::vector<const Mount*>& with_cont
       refuse_queues(views[i].get(), mount.mountpoint);
       continue;
     }
-    pack(views[i].get(), writer.raw(archive_of(device(mount))), mount.mountpoint);
+    pack(views[i].get(), writer.raw(archive_of(device(mount))), ids, mount.mountpoint);
     log.debug("packed the content of {}", mount.mountpoint);
   }
   return views.size();
@@ -214,7 +233,7 @@ size_t pack_space(const Space& space, const std::vector<const Mount*>& with_cont
 
 // Where a part lies within another, that one has it.
 void pack_unseen(const DumpPlan& plan, const Tree& tree, const Unseen& whole,
-                 image::ImageWriter& writer) {
+                 const userns::IdMap& ids, image::ImageWriter& writer) {
   std::map<std::string, UniqueFd> parts;
   for (int i : whole.parts) {
     const Node& node = tree.nodes[i];
@@ -231,12 +250,12 @@ void pack_unseen(const DumpPlan& plan, const Tree& tree, const Unseen& whole,
     Place place = find_mount(plan, static_cast<int>(node.entry->mnt_id()));
     part = open_view(place);
   }
-  pack_parts(parts, writer.raw(archive_of(whole.entry->root_dev())),
+  pack_parts(parts, writer.raw(archive_of(whole.entry->root_dev())), ids,
              mounts::describe(*whole.entry));
 }
 
 void pack_own(const DumpPlan& plan, const Tree& tree, const std::set<uint32_t>& taken,
-              image::ImageWriter& writer, Log& log) {
+              const userns::IdMap& ids, image::ImageWriter& writer, Log& log) {
   auto spaces = spaces_of(plan);
   std::vector<std::vector<const Mount*>> with_content(spaces.size());
   for (const auto& node : tree.nodes) {
@@ -247,26 +266,28 @@ void pack_own(const DumpPlan& plan, const Tree& tree, const std::set<uint32_t>& 
           spaces[node.space].table->find(static_cast<int>(node.entry->mnt_id())));
   }
   for (const Unseen& whole : tree.unseen)
-    if (!taken.count(whole.entry->root_dev())) pack_unseen(plan, tree, whole, writer);
+    if (!taken.count(whole.entry->root_dev())) pack_unseen(plan, tree, whole, ids, writer);
   size_t packed = 0;
   for (size_t i = 0; i < spaces.size(); ++i)
-    if (!with_content[i].empty()) packed += pack_space(spaces[i], with_content[i], writer, log);
+    if (!with_content[i].empty())
+      packed += pack_space(spaces[i], with_content[i], ids, writer, log);
   log.info("{} mounts, {} of them with content", tree.nodes.size(), packed);
 }
 
-void pack_taken(const DumpPlan& plan, const Taken& taken, image::ImageWriter& writer, Log& log) {
+void pack_taken(const DumpPlan& plan, const Taken& taken, const userns::IdMap& ids,
+                image::ImageWriter& writer, Log& log) {
   const std::string& name = taken.mount->mountpoint;
   int out = writer.raw(archive_of(taken.device));
   if (!taken.directory) {
     std::map<std::string, UniqueFd> file;
     file[taken.name] = open_view({{plan.root, &plan.mounts}, taken.mount});
-    pack_parts(file, out, name);
+    pack_parts(file, out, ids, name);
   } else {
     auto view = open_views({plan.root, &plan.mounts}, {taken.mount});
     if (taken.empty)
-      pack_empty(view[0].get(), out, name);
+      pack_empty(view[0].get(), out, ids, name);
     else
-      pack(view[0].get(), out, name);
+      pack(view[0].get(), out, ids, name);
   }
   log.info("{} the host's data at {}", taken.empty ? "left out" : "took into the image", name);
 }
@@ -287,8 +308,9 @@ void dump(const DumpPlan& plan, const std::vector<uint32_t>& ns_ids, image::Imag
   auto description = describe_all(plan);
   std::set<uint32_t> taken;
   for (const auto& whole : description.taken) taken.insert(whole.device);
-  pack_own(plan, description.tree, taken, writer, log);
-  for (const auto& whole : description.taken) pack_taken(plan, whole, writer, log);
+  const auto ids = userns::IdMap::of(plan.root);
+  pack_own(plan, description.tree, taken, ids, writer, log);
+  for (const auto& whole : description.taken) pack_taken(plan, whole, ids, writer, log);
   for (size_t i = 0; i < ns_ids.size(); ++i)
     for (const auto& entry : description.spaces[i])
       writer.append("mountpoints-" + std::to_string(ns_ids[i]), entry);

@@ -5,11 +5,13 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 #include <vector>
 
 #include "base/log.h"
 #include "engine/mounts/built.h"
+#include "engine/mounts/handover.h"
 #include "engine/plan.h"
 
 namespace stasis::image {
@@ -39,6 +41,10 @@ class Builder {
   // every external source; throws where one is missing or of the wrong kind.
   Builder(const image::Checkpoint& checkpoint, const RestorePlan& plan, Log& log);
   ~Builder();
+
+  // In the coordinator, right before the root child is cloned into a user
+  // namespace of its own; `handover` may go afterwards.
+  void hand_over(std::optional<Handover>& handover);
 
   // In the root child, alone in its new mount namespace, which is a copy of the
   // host's. Other namespaces (pid, ipc, net, cgroup) are the container's, so

@@ -22,6 +22,7 @@ namespace {
 
 constexpr int deepest = 1000;  // directories within directories; each is held open
 constexpr size_t chunk = 64 << 10;
+constexpr uint32_t nobody = 65534;  // as the kernel shows ids that aren't mapped
 
 struct Freer {
   void operator()(archive* a) const { archive_write_free(a); }
@@ -30,7 +31,7 @@ struct Freer {
 
 class Packer {
  public:
-  Packer(int out, std::string name);
+  Packer(int out, const userns::IdMap& ids, std::string name);
   void add_root(int root, bool with_content);
   void add_part(int part, const std::string& path);
   void finish() { check(archive_write_close(archive_.get()), "end"); }
@@ -47,6 +48,7 @@ class Packer {
   void describe(const struct statx& stat, const std::string& path, const std::string& proc_path);
 
   int out_;
+  const userns::IdMap& ids_;
   std::string name_;
   std::unique_ptr<archive, Freer> archive_{archive_write_new()};
   std::unique_ptr<archive_entry, Freer> entry_{archive_entry_new()};
@@ -57,7 +59,8 @@ class Packer {
   uint32_t device_major_ = 0, device_minor_ = 0;
 };
 
-Packer::Packer(int out, std::string name) : out_(out), name_(std::move(name)) {
+Packer::Packer(int out, const userns::IdMap& ids, std::string name)
+    : out_(out), ids_(ids), name_(std::move(name)) {
   auto* a = archive_.get();
   if (!a || !entry_) throw std::bad_alloc();
   check(archive_write_set_format_pax(a), "begin");
@@ -97,11 +100,11 @@ void Packer::describe(const struct statx& stat, const std::string& path,
   auto* entry = archive_entry_clear(entry_.get());
   archive_entry_set_pathname(entry, path.c_str());
   archive_entry_set_mode(entry, stat.stx_mode);
-  archive_entry_set_uid(entry, stat.stx_uid);
-  archive_entry_set_gid(entry, stat.stx_gid);
+  archive_entry_set_uid(entry, ids_.find_uid_inside(stat.stx_uid).value_or(nobody));
+  archive_entry_set_gid(entry, ids_.find_gid_inside(stat.stx_gid).value_or(nobody));
   archive_entry_set_mtime(entry, stat.stx_mtime.tv_sec, stat.stx_mtime.tv_nsec);
   archive_entry_set_rdev(entry, makedev(stat.stx_rdev_major, stat.stx_rdev_minor));
-  for (const auto& [attribute, value] : read_xattrs(proc_path))
+  for (const auto& [attribute, value] : read_xattrs(proc_path, ids_))
     archive_entry_xattr_add_entry(entry, attribute.c_str(), value.data(), value.size());
 }
 
@@ -253,20 +256,21 @@ std::string archive_of(uint32_t device) {
   return "tmpfs-dev-" + std::to_string(device) + ".tar.gz";
 }
 
-void pack(int root, int out, const std::string& name) {
-  Packer packer(out, name);
+void pack(int root, int out, const userns::IdMap& ids, const std::string& name) {
+  Packer packer(out, ids, name);
   packer.add_root(root, true);
   packer.finish();
 }
 
-void pack_empty(int root, int out, const std::string& name) {
-  Packer packer(out, name);
+void pack_empty(int root, int out, const userns::IdMap& ids, const std::string& name) {
+  Packer packer(out, ids, name);
   packer.add_root(root, false);
   packer.finish();
 }
 
-void pack_parts(const std::map<std::string, UniqueFd>& parts, int out, const std::string& name) {
-  Packer packer(out, name);
+void pack_parts(const std::map<std::string, UniqueFd>& parts, int out, const userns::IdMap& ids,
+                const std::string& name) {
+  Packer packer(out, ids, name);
   for (const auto& [path, part] : parts) packer.add_part(part.get(), path);
   packer.finish();
 }

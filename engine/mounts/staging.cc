@@ -17,17 +17,16 @@ UniqueFd make_directory(int parent, const char* name) {
 
 }  // namespace
 
-Staging::Staging(const std::string& path) {
+Staging::Staging(int place) {
   kernel::FsContext context("tmpfs");
   context.set("source", "stasis");
   context.create();
   mount_ = context.mount(0);
-  UniqueFd place = kernel::open(path, O_PATH | O_DIRECTORY);
   constexpr unsigned identity = STATX_INO | STATX_MNT_ID;
-  auto here = kernel::stat_fd(place.get(), identity);
+  auto here = kernel::stat_fd(place, identity);
   auto root = kernel::stat_fd(kernel::open("/", O_PATH | O_DIRECTORY).get(), identity);
   covers_root_ = here.stx_ino == root.stx_ino && here.stx_mnt_id == root.stx_mnt_id;
-  kernel::attach_mount(mount_.get(), place.get(), path);
+  kernel::attach_mount(mount_.get(), place, "the staging area");
   directory_ = make_directory(mount_.get(), "sources");
   root_ = make_directory(mount_.get(), "root");
   file_ = kernel::open_at(mount_.get(), "file", O_RDONLY | O_CREAT | O_EXCL, 0600);

@@ -10,8 +10,8 @@ namespace stasis::engine::mounts {
 
 class Staging {
  public:
-  // A file system of its own over the directory `path`.
-  explicit Staging(const std::string& path);
+  // A file system of its own over the directory `place` (O_PATH).
+  explicit Staging(int place);
   // For a copy of the namespace: enter() before unshare(CLONE_NEWNS), which
   // takes the working directory along into the copy, copied() behind it.
   void enter() const;

@@ -9,7 +9,9 @@
 #include <thread>
 #include <unordered_map>
 
+#include "base/text.h"
 #include "engine/mounts/tree.h"
+#include "engine/namespaces/userns.h"
 #include "kernel/fs.h"
 #include "kernel/mount_api.h"
 
@@ -24,7 +26,7 @@ constexpr uint64_t in_root = RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS | RESOLVE_NO_
 class Viewer {
  public:
   explicit Viewer(const Space& space)
-      : proc_("/proc/" + std::to_string(space.pid)), root_(open_root(space)) {
+      : pid_(space.pid), proc_("/proc/" + std::to_string(space.pid)), root_(open_root(space)) {
     for (const auto& mount : space.table->mounts()) {
       by_id_[mount.id] = &mount;
       if (mount.parent != mount.id) standing_on_[mount.parent].emplace(mount.mountpoint, &mount);
@@ -38,9 +40,10 @@ class Viewer {
   bool is_bare(const Mount& mount) const { return !standing_on_.contains(mount.id); }
   std::vector<const Mount*> covering(const Mount& mount) const;
   UniqueFd open_visible(const Mount& mount);
-  void look_inside(const std::vector<const Mount*>& mounts, std::vector<UniqueFd>& views);
+  void look_inside(int ns, const std::vector<const Mount*>& mounts, std::vector<UniqueFd>& views);
   UniqueFd uncover(const Mount& mount, const std::vector<const Mount*>& covers);
 
+  pid_t pid_;
   std::string proc_;
   UniqueFd root_;
   std::unordered_map<int, const Mount*> by_id_;
@@ -96,11 +99,29 @@ std::vector<UniqueFd> Viewer::open(const std::vector<const Mount*>& mounts) {
   }
   if (all_bare) return views;
   // A copy of a mount without those on it can only be made from within its
-  // namespace. That is a matter of a thread, as descriptors are common to all.
+  // namespace.
+  UniqueFd ns = kernel::open(proc_ + "/ns/mnt", O_RDONLY);
+  if (userns::IdMap::of(pid_).maps()) {
+    // What covers others could not be taken away in a copy that isn't made by the
+    // owner of the namespace.
+    std::string numbers = userns::in_user_namespace(pid_, [&] {
+      look_inside(ns.get(), mounts, views);
+      std::string all;
+      for (const UniqueFd& view : views) all += std::to_string(view.get()) + " ";
+      return all;
+    });
+    auto words = text::words(numbers);
+    for (size_t i = 0; i < views.size(); ++i) {
+      (void)views[i].release();
+      views[i].reset(text::to_int<int>(words.at(i)).value());
+    }
+    return views;
+  }
+  // That is a matter of a thread, as descriptors are common to all.
   std::exception_ptr failure;
   std::thread helper([&] {
     try {
-      look_inside(mounts, views);
+      look_inside(ns.get(), mounts, views);
     } catch (...) {
       failure = std::current_exception();
     }
@@ -110,10 +131,10 @@ std::vector<UniqueFd> Viewer::open(const std::vector<const Mount*>& mounts) {
   return views;
 }
 
-void Viewer::look_inside(const std::vector<const Mount*>& mounts, std::vector<UniqueFd>& views) {
-  UniqueFd ns = kernel::open(proc_ + "/ns/mnt", O_RDONLY);
+void Viewer::look_inside(int ns, const std::vector<const Mount*>& mounts,
+                         std::vector<UniqueFd>& views) {
   kernel::must(kernel::call(SYS_unshare, CLONE_FS), "enter", "the container's mount namespace");
-  kernel::must(kernel::call(SYS_setns, ns.get(), CLONE_NEWNS), "enter",
+  kernel::must(kernel::call(SYS_setns, ns, CLONE_NEWNS), "enter",
                "the container's mount namespace");
   bool any_hidden = false;
   for (size_t i = 0; i < mounts.size(); ++i) {
@@ -130,7 +151,7 @@ void Viewer::look_inside(const std::vector<const Mount*>& mounts, std::vector<Un
     kernel::must(kernel::call(SYS_unshare, CLONE_NEWNS), "copy", "the container's mount namespace");
     kernel::make_tree_private("/");
     views[i] = uncover(*mounts[i], covering(*mounts[i]));
-    kernel::must(kernel::call(SYS_setns, ns.get(), CLONE_NEWNS), "enter",
+    kernel::must(kernel::call(SYS_setns, ns, CLONE_NEWNS), "enter",
                  "the container's mount namespace");
   }
 }

@@ -6,14 +6,17 @@
 #include <utility>
 #include <vector>
 
+#include "engine/namespaces/userns.h"
+
 namespace stasis::engine::mounts {
 
 using Xattrs = std::vector<std::pair<std::string, std::string>>;
 
 bool is_kept_xattr(const std::string& name);
 
-// Of the file at `path`, which is not followed when it is a symlink.
-Xattrs read_xattrs(const std::string& path);
+// Of the file at `path`, which is not followed when it is a symlink; as they are
+// seen with `ids` from inside.
+Xattrs read_xattrs(const std::string& path, const userns::IdMap& ids);
 void write_xattrs(const std::string& path, const Xattrs& attributes);
 
 }  // namespace stasis::engine::mounts

@@ -318,25 +318,23 @@ const std::vector<Restorer::Place>* Restorer::places(uint32_t set) const {
   return &found->second;
 }
 
-void Restorer::enter_root() const {
+bool Restorer::own_namespace() const { return (checkpoint_.namespaces() & CLONE_NEWCGROUP) != 0; }
+
+void Restorer::place_root(pid_t pid) const {
   const std::vector<Place>* root = places(root_set());
-  const bool own_namespace = (checkpoint_.namespaces() & CLONE_NEWCGROUP) != 0;
-  // The namespace's root is wherever its maker is when it makes it.
-  auto first = [&](const Place& place) {
-    return own_namespace && !place.outer.empty() ? place.outer : place.path;
-  };
-  if (root)
-    for (const Place& place : *root) {
-      // Inherited already, where the caller had put us into it.
-      const Member* here = find(engine_, *place.hierarchy);
-      if (!here || here->path != first(place))
-        move(*place.hierarchy, first(place), "cgroup.procs", 0);
-    }
-  if (!own_namespace) return;
-  kernel::must(kernel::call(SYS_unshare, CLONE_NEWCGROUP), "make", "a cgroup namespace");
-  if (root)
-    for (const Place& place : *root)
-      if (first(place) != place.path) move(*place.hierarchy, place.path, "cgroup.procs", 0);
+  if (!root) return;
+  for (const Place& place : *root) {
+    // The namespace's root is wherever its maker is when it makes it.
+    const std::string& first = own_namespace() && !place.outer.empty() ? place.outer : place.path;
+    // Inherited already, where the caller had put us into it.
+    const Member* here = find(engine_, *place.hierarchy);
+    if (!here || here->path != first) move(*place.hierarchy, first, "cgroup.procs", pid);
+  }
+}
+
+void Restorer::make_namespace() const {
+  if (own_namespace())
+    kernel::must(kernel::call(SYS_unshare, CLONE_NEWCGROUP), "make", "a cgroup namespace");
 }
 
 void Restorer::enter(uint32_t set, pid_t pid) const {

@@ -32,10 +32,11 @@ class Restorer {
   // cloned: that one inherits what we leave.
   void leave();
 
-  // In the root child, first thing, before it holds memory: enters the root
-  // task's set, as far as not inherited at its clone, and makes the cgroup
-  // namespace where the container has one.
-  void enter_root() const;
+  // Moves the root task (0: the caller) to where its cgroup namespace begins or,
+  // without one, to its set, as far as not inherited at its clone.
+  void place_root(pid_t pid) const;
+  // In the root task, then: makes the cgroup namespace where the container has one.
+  void make_namespace() const;
   // Coordinator: moves a whole process, or a thread whose set differs from its
   // leader's. Set 0 and the dumper's own set mean: stay.
   void enter(uint32_t set, pid_t pid) const;
@@ -70,6 +71,7 @@ class Restorer {
   void apply(const Property& property) const;
   const std::vector<Place>* places(uint32_t set) const;
   uint32_t root_set() const;
+  bool own_namespace() const;
 
   const image::Checkpoint& checkpoint_;
   const image::CgroupEntry& image_;  // empty when cgroups are none of our business

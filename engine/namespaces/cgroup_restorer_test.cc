@@ -207,7 +207,7 @@ TEST_CASE("processes come back into their cgroups, below another root") {
     CHECK(access((where.mount + now.name).c_str(), F_OK) == 0);
 
     Restorer restorer(checkpoint, plan, log);
-    pid_t first = sleeper([&] { restorer.enter_root(); }), second = sleeper();
+    pid_t first = sleeper([&] { restorer.place_root(0); }), second = sleeper();
     ScopeExit ended([&] {
       end(first);
       end(second);
@@ -258,7 +258,11 @@ TEST_CASE("a cgroup namespace comes back with its root, and we leave what is the
       plan.cgroup_roots[where.name] = now.name;
       plan.cgroup_roots["other"] = "/";
       Restorer restorer(checkpoint, plan, log);
-      pid_t task = sleeper([&] { restorer.enter_root(); });
+      pid_t task = sleeper([&] {
+        restorer.place_root(0);
+        restorer.make_namespace();
+        restorer.enter(root_set, 0);
+      });
       restorer.leave();
       restorer.commit();
       if (path_of(task, where) != now.name + "/sub") throw Error("find", path_of(task, where));

@@ -10,6 +10,7 @@
 #include "engine/namespaces/ipc.h"
 #include "engine/namespaces/net.h"
 #include "engine/namespaces/timens.h"
+#include "engine/namespaces/userns.h"
 #include "engine/namespaces/uts.h"
 #include "kernel/fs.h"
 #include "kernel/proc_status.h"
@@ -39,12 +40,32 @@ std::vector<std::string> other_links(pid_t pid) {
   return links;
 }
 
+void look_at_user_namespace(const DumpPlan& plan, const NsIds& ids,
+                            std::vector<Finding>& findings) {
+  const std::string proc = fmt::format("/proc/{}/", plan.root);
+  const std::string subject = "the container's user namespace";
+  std::string trouble = userns::trouble_with(*userns::IdMap::of(plan.root).maps());
+  if (!trouble.empty())
+    findings.push_back({subject, trouble, "map them in linux.uidMappings and gidMappings"});
+  if (text::trim(kernel::read_file(proc + "setgroups")) == "deny")
+    findings.push_back({subject, "denies setgroups(), so that groups couldn't be restored",
+                        "let a privileged runtime write its gid map"});
+  // A restore makes them all within it.
+  for (const Kind& kind : kinds) {
+    if (!ids.own(kind.flag) || kind.flag == CLONE_NEWUSER || external_key(plan, ids, kind.flag))
+      continue;
+    if (userns::owner_of(proc + "ns/" + std::string(kind.name)) == ids.inode(CLONE_NEWUSER))
+      continue;
+    findings.push_back({fmt::format("the container's {} namespace", kind.words),
+                        "belongs to another user namespace than its own",
+                        "let the runtime make both, or declare it external"});
+  }
+}
+
 // What no look inside is needed for.
 std::vector<Finding> from_outside(const DumpPlan& plan, const NsIds& ids) {
   std::vector<Finding> findings;
-  if (ids.own(CLONE_NEWUSER))
-    findings.push_back({"the container", "has a user namespace of its own",
-                        "containers without user namespaces can be checkpointed"});
+  if (ids.own(CLONE_NEWUSER)) look_at_user_namespace(plan, ids, findings);
   if (ids.own(CLONE_NEWPID) && !external_key(plan, ids, CLONE_NEWPID)) {
     auto status =
         kernel::parse_status(kernel::read_file(fmt::format("/proc/{}/status", plan.root)));
@@ -59,6 +80,23 @@ std::vector<Finding> from_outside(const DumpPlan& plan, const NsIds& ids) {
                           "leave the network to the runtime (as runc does), or declare the "
                           "network namespace external"});
   return findings;
+}
+
+void restore_network(const image::Checkpoint& checkpoint, const RestorePlan& plan) {
+  bool found = false;
+  for (const image::NetDeviceEntry& device : checkpoint.netdevs) {
+    if (device.type() != image::LOOPBACK) {
+      if (plan.empty_netns) continue;
+      throw Error("restore", "network interface " + device.name())
+          .because("only loopback is restored; other links are the runtime's");
+    }
+    net::restore_loopback(device);
+    found = true;
+  }
+  // CRIU writes no devices when the runtime cares for them; the runtime doesn't
+  // care for loopback at a restore, and had brought it up at the start.
+  if (!found) net::bring_loopback_up();
+  if (checkpoint.netns) net::restore_settings(*checkpoint.netns);
 }
 
 }  // namespace
@@ -156,10 +194,9 @@ Layout layout(const image::Checkpoint& checkpoint, const RestorePlan& plan) {
                              checkpoint.segments.size(), checkpoint.queues.size(),
                              checkpoint.semaphores.size()));
   Layout layout;
-  layout.clone_flags =
-      checkpoint.namespaces() & ~uint64_t{CLONE_NEWTIME | CLONE_NEWCGROUP | CLONE_NEWUSER};
-  if (checkpoint.namespaces() & CLONE_NEWUSER)
-    throw Error("restore", "a user namespace").because("containers with one aren't supported yet");
+  layout.clone_flags = checkpoint.namespaces() & ~uint64_t{CLONE_NEWTIME | CLONE_NEWCGROUP};
+  if ((layout.clone_flags & CLONE_NEWUSER) && !checkpoint.userns)
+    throw Error("restore", "the user namespace").because("the image holds no id maps of it");
   auto join = [&](uint64_t flag, const std::string& key, const char* kind) {
     auto fd = plan.inherited_fds.find(key);
     if (fd == plan.inherited_fds.end())
@@ -176,25 +213,16 @@ Layout layout(const image::Checkpoint& checkpoint, const RestorePlan& plan) {
   return layout;
 }
 
-void restore(const image::Checkpoint& checkpoint, const RestorePlan& plan) {
+void restore(const image::Checkpoint& checkpoint, const RestorePlan& plan, pid_t root) {
   const uint64_t made = layout(checkpoint, plan).clone_flags;
-  if ((made & CLONE_NEWUTS) && checkpoint.uts) uts::restore(*checkpoint.uts);
-  if ((made & CLONE_NEWIPC) && checkpoint.ipc) ipc::restore(*checkpoint.ipc);
-  if ((made & CLONE_NEWNET) == 0) return;
-  bool found = false;
-  for (const image::NetDeviceEntry& device : checkpoint.netdevs) {
-    if (device.type() != image::LOOPBACK) {
-      if (plan.empty_netns) continue;
-      throw Error("restore", "network interface " + device.name())
-          .because("only loopback is restored; other links are the runtime's");
-    }
-    net::restore_loopback(device);
-    found = true;
-  }
-  // CRIU writes no devices when the runtime cares for them; the runtime doesn't
-  // care for loopback at a restore, and had brought it up at the start.
-  if (!found) net::bring_loopback_up();
-  if (checkpoint.netns) net::restore_settings(*checkpoint.netns);
+  if (made & CLONE_NEWUSER) userns::write_maps(*checkpoint.userns, root);
+  if ((made & inside) == 0) return;
+  UniqueFd pidfd = kernel::pidfd_open(root);
+  in_namespaces(pidfd.get(), made & inside, [&] {
+    if ((made & CLONE_NEWUTS) && checkpoint.uts) uts::restore(*checkpoint.uts);
+    if ((made & CLONE_NEWIPC) && checkpoint.ipc) ipc::restore(*checkpoint.ipc);
+    if (made & CLONE_NEWNET) restore_network(checkpoint, plan);
+  });
 }
 
 }  // namespace stasis::engine::namespaces

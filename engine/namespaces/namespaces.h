@@ -30,7 +30,7 @@ void dump(const DumpPlan& plan, const NsIds& ids, int root_pidfd, image::ImageWr
           Log& log);
 
 // What the root task is cloned into. Time namespaces are prepared by
-// timens::prepare(), cgroup namespaces by cgroup::Restorer::enter_root().
+// timens::prepare(), cgroup namespaces by cgroup::Restorer::make_namespace().
 struct Layout {
   uint64_t clone_flags = 0;
   struct Join {
@@ -42,8 +42,8 @@ struct Layout {
 // Throws when an external namespace's descriptor wasn't handed over.
 Layout layout(const image::Checkpoint& checkpoint, const RestorePlan& plan);
 
-// In the root child, inside its namespaces, before its mounts are built (the
-// host's /proc is still there): host name, ipc sysctls, loopback.
-void restore(const image::Checkpoint& checkpoint, const RestorePlan& plan);
+// Fills the root task's new namespaces, from outside, where there is the right
+// to: id maps, host name, ipc sysctls, loopback.
+void restore(const image::Checkpoint& checkpoint, const RestorePlan& plan, pid_t root);
 
 }  // namespace stasis::engine::namespaces

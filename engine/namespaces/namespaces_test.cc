@@ -199,7 +199,7 @@ TEST_CASE("uts, ipc and network namespaces are written down and come back") {
   CHECK(layout.joins.empty());
   Child back([&] {
     enter_fresh(most_kinds);
-    namespaces::restore(checkpoint, restore);
+    namespaces::restore(checkpoint, restore, getpid());
     utsname name{};
     uname(&name);
     auto words = [](const char* path) {
@@ -219,7 +219,7 @@ TEST_CASE("uts, ipc and network namespaces are written down and come back") {
   checkpoint.netns.reset();
   Child up([&] {
     enter_fresh(most_kinds);
-    namespaces::restore(checkpoint, restore);
+    namespaces::restore(checkpoint, restore, getpid());
     return lo_flags();
   });
   CHECK(up.said == "up 65536");

@@ -113,4 +113,11 @@ void prepare(const image::Checkpoint& checkpoint) {
                   CLOCK_BOOTTIME, boottime.tv_sec, boottime.tv_nsec));
 }
 
+void enter(const image::Checkpoint& checkpoint) {
+  if (!checkpoint.timens) return;
+  prepare(checkpoint);
+  UniqueFd made = kernel::open("/proc/self/ns/time_for_children", O_RDONLY);
+  kernel::must(kernel::call(SYS_setns, made.get(), CLONE_NEWTIME), "enter", "a time namespace");
+}
+
 }  // namespace stasis::engine::timens

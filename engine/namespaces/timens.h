@@ -26,4 +26,8 @@ image::TimensEntry read(pid_t pid);
 // children stay in ours.
 void prepare(const image::Checkpoint& checkpoint);
 
+// The root task itself, where the time namespace has to belong to the user
+// namespace that it is in: what prepare() makes for children becomes its own.
+void enter(const image::Checkpoint& checkpoint);
+
 }  // namespace stasis::engine::timens

@@ -32,16 +32,19 @@ Credentials::Credentials(SyscallBatch& batch)
     : securebits_(batch.must("read the securebits of", SYS_prctl, PR_GET_SECUREBITS, 0, 0, 0, 0)) {}
 
 void Credentials::store(const SyscallBatch& batch, const kernel::ProcStatus& status,
-                        const std::string& lsm_label, image::CredsEntry* creds) const {
-  creds->set_uid(status.uid[0]);
-  creds->set_euid(status.uid[1]);
-  creds->set_suid(status.uid[2]);
-  creds->set_fsuid(status.uid[3]);
-  creds->set_gid(status.gid[0]);
-  creds->set_egid(status.gid[1]);
-  creds->set_sgid(status.gid[2]);
-  creds->set_fsgid(status.gid[3]);
-  for (uint32_t group : status.groups) creds->add_groups(group);
+                        const std::string& lsm_label, const userns::IdMap& ids,
+                        image::CredsEntry* creds) const {
+  auto uid = [&](uint32_t id) { return ids.uid_inside(id, "process " + status.name); };
+  auto gid = [&](uint32_t id) { return ids.gid_inside(id, "process " + status.name); };
+  creds->set_uid(uid(status.uid[0]));
+  creds->set_euid(uid(status.uid[1]));
+  creds->set_suid(uid(status.uid[2]));
+  creds->set_fsuid(uid(status.uid[3]));
+  creds->set_gid(gid(status.gid[0]));
+  creds->set_egid(gid(status.gid[1]));
+  creds->set_sgid(gid(status.gid[2]));
+  creds->set_fsgid(gid(status.gid[3]));
+  for (uint32_t group : status.groups) creds->add_groups(gid(group));
   store_set(status.cap_inheritable, creds->mutable_cap_inh());
   store_set(status.cap_permitted, creds->mutable_cap_prm());
   store_set(status.cap_effective, creds->mutable_cap_eff());

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "core.pb.h"
+#include "engine/namespaces/userns.h"
 #include "engine/remote/syscall_batch.h"
 #include "inventory.pb.h"
 #include "kernel/proc_status.h"
@@ -12,12 +13,14 @@
 namespace stasis::engine {
 
 // Dump: most is in /proc/PID/status, securebits only the thread can tell.
-// `lsm_label` is /proc/PID/task/TID/attr/current, empty without an LSM.
+// `lsm_label` is /proc/PID/task/TID/attr/current, empty without an LSM; `ids` lead
+// to what the image has.
 class Credentials {
  public:
   explicit Credentials(SyscallBatch& batch);
   void store(const SyscallBatch& batch, const kernel::ProcStatus& status,
-             const std::string& lsm_label, image::CredsEntry* creds) const;
+             const std::string& lsm_label, const userns::IdMap& ids,
+             image::CredsEntry* creds) const;
 
  private:
   SyscallBatch::Slot securebits_;

@@ -35,7 +35,7 @@ void restore_value(int proc, const char* name, const std::string& wanted, Log& l
 
 }  // namespace
 
-void store_limits(const FrozenTask& task, image::TaskCoreEntry* core) {
+void store_limits(const FrozenTask& task, const userns::IdMap& ids, image::TaskCoreEntry* core) {
   for (const kernel::ResourceLimit& limit :
        kernel::parse_limits(kernel::read_file_at(task.proc.get(), "limits"))) {
     image::RlimitEntry* entry = core->mutable_rlimits()->add_rlimits();
@@ -45,27 +45,31 @@ void store_limits(const FrozenTask& task, image::TaskCoreEntry* core) {
   if (auto value = read_value(task.proc.get(), "oom_score_adj"))
     core->set_oom_score_adj(text::to_int<int32_t>(*value).value_or(0));
   if (auto value = read_value(task.proc.get(), "loginuid"))
-    core->set_loginuid(text::to_int<uint32_t>(*value).value_or(~0u));
+    core->set_loginuid(
+        ids.find_uid_inside(text::to_int<uint32_t>(*value).value_or(~0u)).value_or(~0u));
 }
 
-void restore_limits(const image::TaskCoreEntry& core, const std::string& current,
-                    SyscallBatch& batch) {
-  kernel::ResourceLimits now = kernel::parse_limits(current);
+void restore_limits(const image::TaskCoreEntry& core, pid_t pid, const std::string& name) {
+  kernel::ResourceLimits now =
+      kernel::parse_limits(kernel::read_file("/proc/" + std::to_string(pid) + "/limits"));
   int count = std::min<int>(core.rlimits().rlimits_size(), RLIM_NLIMITS);
   for (int resource = 0; resource < count; ++resource) {
     const image::RlimitEntry& entry = core.rlimits().rlimits(resource);
     if (now[static_cast<size_t>(resource)] == kernel::ResourceLimit{entry.cur(), entry.max()})
       continue;
     rlimit64 limit{entry.cur(), entry.max()};
-    batch.must("set the resource limits of", SYS_prlimit64, 0, resource, batch.object(limit),
-               nullptr);
+    kernel::must(kernel::call(SYS_prlimit64, pid, resource, &limit, nullptr),
+                 "set the resource limits of", name);
   }
 }
 
-void restore_proc_values(const image::TaskCoreEntry& core, int proc, Log& log) {
+void restore_proc_values(const image::TaskCoreEntry& core, const userns::IdMap& ids, int proc,
+                         Log& log) {
   if (core.has_oom_score_adj())
     restore_value(proc, "oom_score_adj", std::to_string(core.oom_score_adj()), log);
-  if (core.has_loginuid()) restore_value(proc, "loginuid", std::to_string(core.loginuid()), log);
+  if (core.has_loginuid())
+    restore_value(proc, "loginuid",
+                  std::to_string(ids.uid_outside(core.loginuid(), "the login session")), log);
 }
 
 }  // namespace stasis::engine

@@ -264,11 +264,11 @@ void Revival::equip(LiveTask& task) {
   for (uint32_t bit = 1; bit != 0; bit <<= 1)
     if (core.membarrier_registration_mask() & bit)
       batch.must("register membarrier of", SYS_membarrier, bit, 0, 0);
-  restore_limits(core, kernel::read_file(proc_file(task.pid, "limits")), batch);
   t_.trampoline.run(task.leader().tracee, batch, task.name());
+  restore_limits(core, task.pid, task.name());
   t_.cgroups.enter(image.threads.front().thread_core().cg_set(), task.pid);
   UniqueFd proc = kernel::open(proc_file(task.pid, ""), O_PATH | O_DIRECTORY);
-  restore_proc_values(core, proc.get(), t_.log);
+  restore_proc_values(core, userns::IdMap(t_.checkpoint.userns), proc.get(), t_.log);
 }
 
 void Revival::confine_thread(LiveTask& task, LiveThread& thread, SyscallBatch& batch) {
@@ -308,6 +308,7 @@ void Revival::confine(LiveTask& task) {
       restore_timers(image.core().timers(), batch);
     }
     t_.trampoline.run(thread.tracee, batch, task.name());
+    restore_scheduling(thread.core->thread_core(), thread.tid, task.name());
   }
   // Threads first: the leader unmaps the code that all of them stand on.
   for (auto thread = task.threads.rbegin(); thread != task.threads.rend(); ++thread) {

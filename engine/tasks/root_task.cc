@@ -10,9 +10,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <nlohmann/json.hpp>
 #include <utility>
 
+#include "engine/tasks/report.h"
 #include "kernel/fs.h"
 
 #ifndef CLONE_NEWTIME
@@ -23,27 +23,7 @@ namespace stasis::engine {
 
 namespace {
 
-using nlohmann::json;
-
 constexpr size_t longest_report = 32768;
-
-// What went wrong inside, as one message. Empty: all went well.
-std::string to_report(const Error& e) {
-  return json{{"operation", e.operation()},
-              {"subject", e.subject()},
-              {"errno", e.code()},
-              {"cause", e.cause()},
-              {"hint", e.remedy()}}
-      .dump(-1, ' ', false, json::error_handler_t::replace);
-}
-
-Error from_report(const std::string& report) {
-  json r = json::parse(report);
-  return Error(r["operation"], r["subject"])
-      .with_errno(r["errno"])
-      .because(r["cause"])
-      .hint(r["hint"]);
-}
 
 void send_report(int channel, const std::string& report) {
   kernel::must(kernel::call(SYS_write, channel, report.data(), report.size()), "report");

@@ -94,7 +94,7 @@ struct ProcessQuestions {
 };
 
 void store_process(const FrozenTask& task, const SyscallBatch& batch, const ProcessQuestions& asked,
-                   image::TaskCoreEntry* core) {
+                   const userns::IdMap& ids, image::TaskCoreEntry* core) {
   const FrozenThread& leader = task.threads.front();
   core->set_task_state(leader.stop_signal ? image::task_stopped : image::task_alive);
   if (leader.stop_signal) core->set_stop_signo(static_cast<uint32_t>(leader.stop_signal));
@@ -109,13 +109,13 @@ void store_process(const FrozenTask& task, const SyscallBatch& batch, const Proc
   long registrations = batch.result(asked.membarrier);
   if (registrations > 0)
     core->set_membarrier_registration_mask(static_cast<uint32_t>(registrations));
-  store_limits(task, core);
+  store_limits(task, ids, core);
   store_pending(leader.tracee, true, core->mutable_signals_s());
 }
 
 }  // namespace
 
-uint64_t store_cores(FrozenTask& task, SeccompFilters& filters) {
+uint64_t store_cores(FrozenTask& task, const userns::IdMap& ids, SeccompFilters& filters) {
   StubPlace place = stub_place(task);
   uint64_t hole = find_hole(task);
   uint64_t brk = 0;
@@ -144,13 +144,13 @@ uint64_t store_cores(FrozenTask& task, SeccompFilters& filters) {
     stub.finish();
 
     image::ThreadCoreEntry* t = core.mutable_thread_core();
-    credentials.store(batch, s, lsm_label(task, thread), t->mutable_creds());
+    credentials.store(batch, s, lsm_label(task, thread), ids, t->mutable_creds());
     state.store(batch, thread.tracee, s.name, &core);
     filters.store(thread.tracee, s.seccomp, t);
     store_pending(thread.tracee, false, t->mutable_signals_p());
     t->set_blk_sigset(stub.mask());
     if (!leader) continue;
-    store_process(task, batch, *process, core.mutable_tc());
+    store_process(task, batch, *process, ids, core.mutable_tc());
     core.mutable_tc()->set_blk_sigset(stub.mask());
     brk = static_cast<uint64_t>(batch.result(process->brk));
     task.dumpable = static_cast<int>(batch.result(process->dumpable));

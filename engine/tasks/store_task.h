@@ -2,6 +2,7 @@
 // a thread, the rest from /proc.
 #pragma once
 
+#include "engine/namespaces/userns.h"
 #include "engine/tasks/frozen_tree.h"
 #include "engine/tasks/seccomp.h"
 
@@ -9,7 +10,7 @@ namespace stasis::engine {
 
 // Fills the CoreEntry of each thread and returns the end of the heap. Needs
 // task.areas. All is put back when it returns or throws.
-uint64_t store_cores(FrozenTask& task, SeccompFilters& filters);
+uint64_t store_cores(FrozenTask& task, const userns::IdMap& ids, SeccompFilters& filters);
 
 // A zombie's core: that it is dead, and of what.
 image::CoreEntry zombie_core(const FrozenTask& task);

@@ -110,14 +110,18 @@ void restore_thread_state(const image::CoreEntry& core, SyscallBatch& batch) {
     batch.must("register rseq of", SYS_rseq, rseq.rseq_abi_pointer(), rseq.rseq_abi_size(), 0,
                rseq.signature());
   }
-  if (t.sched_policy() == SCHED_OTHER || t.sched_policy() == SCHED_BATCH) {
-    if (t.sched_nice() != 0)
-      batch.must("set the nice value of", SYS_setpriority, PRIO_PROCESS, 0, t.sched_nice());
+}
+
+void restore_scheduling(const image::ThreadCoreEntry& thread, pid_t tid, const std::string& name) {
+  if (thread.sched_policy() == SCHED_OTHER || thread.sched_policy() == SCHED_BATCH) {
+    if (thread.sched_nice() != 0)
+      must(call(SYS_setpriority, PRIO_PROCESS, tid, thread.sched_nice()), "set the nice value of",
+           name);
   }
-  if (t.sched_policy() != SCHED_OTHER) {
-    sched_param parameters{static_cast<int>(t.sched_prio())};
-    batch.must("set the scheduling policy of", SYS_sched_setscheduler, 0, t.sched_policy(),
-               batch.object(parameters));
+  if (thread.sched_policy() != SCHED_OTHER) {
+    sched_param parameters{static_cast<int>(thread.sched_prio())};
+    must(call(SYS_sched_setscheduler, tid, thread.sched_policy(), &parameters),
+         "set the scheduling policy of", name);
   }
 }
 

@@ -22,6 +22,8 @@ class ThreadState {
 
 // Restore, run by the thread itself when its memory is in place.
 void restore_thread_state(const image::CoreEntry& core, SyscallBatch& batch);
+// From outside: root in a user namespace may not ask for more of the processor.
+void restore_scheduling(const image::ThreadCoreEntry& thread, pid_t tid, const std::string& name);
 // Behind the credentials, whose change clears it.
 void restore_death_signal(const image::ThreadCoreEntry& thread, SyscallBatch& batch);
 

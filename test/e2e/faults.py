@@ -48,9 +48,9 @@ def exe(pid):
         return ""
 
 
-def sweep_dump(env, program, how, wanted):
+def sweep_dump(env, program, how, wanted, kind=Container):
     env = engine(env)
-    with Container(env, program, hooks=False) as c:
+    with kind(env, program, hooks=False) as c:
         c.start()
         before = c.observe()
         image = c.dir / "image-counted"
@@ -81,9 +81,9 @@ def sweep_dump(env, program, how, wanted):
         c.ask()
 
 
-def sweep_restore(env, program, how, wanted):
+def sweep_restore(env, program, how, wanted, kind=Container):
     env = engine(env)
-    with Container(env, program, hooks=False) as c:
+    with kind(env, program, hooks=False) as c:
         c.start()
         before = c.observe()
         image = c.checkpoint()

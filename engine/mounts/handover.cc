@@ -1,0 +1,95 @@
+#include "engine/mounts/handover.h"
+
+#include <sched.h>
+#include <sys/syscall.h>
+
+#include "engine/mounts/mountpoint.h"
+#include "kernel/fs.h"
+#include "kernel/mount_api.h"
+
+namespace stasis::engine::mounts {
+
+namespace {
+
+constexpr const char* own_place = "own";
+
+UniqueFd make_mountpoint(int parent, const std::string& name, bool directory) {
+  if (!directory) return kernel::open_at(parent, name, O_RDONLY | O_CREAT | O_EXCL, 0600);
+  kernel::must(kernel::call(SYS_mkdirat, parent, name.c_str(), 0755),
+               "create the staging directory", name);
+  return kernel::open_at(parent, name, O_PATH | O_DIRECTORY);
+}
+
+// Some directory that may be covered for a moment. Not the root itself: what
+// covers it in a user namespace could not be taken away any more.
+UniqueFd find_place(const std::string& wanted) {
+  constexpr unsigned identity = STATX_INO | STATX_MNT_ID;
+  auto root = kernel::stat_fd(kernel::open("/", O_PATH | O_DIRECTORY).get(), identity);
+  for (const std::string& path : {wanted, std::string("/tmp"), std::string("/run")}) {
+    long fd = kernel::try_open_in(AT_FDCWD, path, O_PATH | O_DIRECTORY, 0);
+    if (fd < 0) continue;
+    UniqueFd place(static_cast<int>(fd));
+    auto here = kernel::stat_fd(place.get(), identity);
+    if (here.stx_ino != root.stx_ino || here.stx_mnt_id != root.stx_mnt_id) return place;
+  }
+  throw Error("find a place for mounts of the host at", wanted)
+      .because("neither it nor /tmp nor /run is a directory other than the root")
+      .hint("Name the container's root directory: --root DIR.");
+}
+
+// Beneath it the clone has no rights of the host's root: all is open to it.
+UniqueFd make_staging(const std::string& place) {
+  kernel::FsContext context("tmpfs");
+  context.set("source", "stasis");
+  context.set("mode", "755");
+  context.create();
+  UniqueFd staging = context.mount(0);
+  kernel::attach_mount(staging.get(), find_place(place).get(), "the staging area");
+  return staging;
+}
+
+}  // namespace
+
+Handover::Handover(const std::string& place, const std::vector<UniqueFd>& mounts)
+    : home_(kernel::open("/proc/thread-self/ns/mnt", O_RDONLY)),
+      root_(kernel::open("/", O_PATH | O_DIRECTORY)),
+      directory_(kernel::open(".", O_PATH | O_DIRECTORY)) {
+  kernel::must(kernel::call(SYS_unshare, CLONE_NEWNS), "make", "a mount namespace for a moment");
+  try {
+    kernel::make_tree_private("/");
+    UniqueFd staging = make_staging(place);
+    for (size_t i = 0; i < mounts.size(); ++i) {
+      if (!mounts[i].valid()) continue;
+      UniqueFd target =
+          make_mountpoint(staging.get(), std::to_string(i), is_directory(mounts[i].get()));
+      kernel::attach_mount(mounts[i].get(), target.get(), "the staging area");
+    }
+    make_mountpoint(staging.get(), own_place, true);
+    kernel::must(kernel::call(SYS_fchdir, staging.get()), "enter", "the staging area");
+  } catch (...) {
+    go_home();
+    throw;
+  }
+}
+
+Handover::~Handover() { go_home(); }
+
+// Entering a mount namespace moves root and working directory.
+void Handover::go_home() noexcept {
+  if (kernel::call(SYS_setns, home_.get(), CLONE_NEWNS) < 0)
+    kernel::call(SYS_setns, home_.get(), CLONE_NEWNS);
+  kernel::call(SYS_fchdir, root_.get());
+  kernel::call(SYS_chroot, ".");
+  kernel::call(SYS_fchdir, directory_.get());
+}
+
+std::vector<UniqueFd> take_over(const std::vector<UniqueFd>& mounts) {
+  std::vector<UniqueFd> copies(mounts.size());
+  for (size_t i = 0; i < mounts.size(); ++i)
+    if (mounts[i].valid()) copies[i] = kernel::open(std::to_string(i), O_PATH | O_NOFOLLOW);
+  return copies;
+}
+
+UniqueFd take_over_place() { return kernel::open(own_place, O_PATH | O_DIRECTORY); }
+
+}  // namespace stasis::engine::mounts
