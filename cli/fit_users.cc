@@ -29,6 +29,7 @@ std::vector<Range> in_order(std::vector<Range> ranges) {
 
 std::vector<Range> ranges_of(const Extents& extents) {
   std::vector<Range> ranges;
+  ranges.reserve(static_cast<size_t>(extents.size()));
   for (const image::UidGidExtent& extent : extents)
     ranges.push_back({extent.first(), extent.lower_first(), extent.count()});
   return in_order(std::move(ranges));
@@ -36,6 +37,7 @@ std::vector<Range> ranges_of(const Extents& extents) {
 
 std::vector<Range> ranges_of(const std::vector<oci::IdMapping>& mappings) {
   std::vector<Range> ranges;
+  ranges.reserve(mappings.size());
   for (const oci::IdMapping& mapping : mappings)
     ranges.push_back({mapping.container, mapping.host, mapping.size});
   return in_order(std::move(ranges));

@@ -59,26 +59,27 @@ struct RootParts {
 };
 
 // The root task in its namespaces; it has yet to build what only the inside can.
-void make_root(std::optional<RootTask>& root, const RootParts& parts) {
+RootTask& make_root(std::optional<RootTask>& made, const RootParts& parts) {
   const image::Checkpoint& checkpoint = parts.checkpoint;
   const bool own_users = (parts.layout.clone_flags & CLONE_NEWUSER) != 0;
   if (!own_users) timens::prepare(checkpoint);
   std::optional<mounts::Handover> handover;
   if (own_users && parts.mounts) parts.mounts->hand_over(handover);
-  root.emplace(parts.layout, static_cast<pid_t>(checkpoint.root().tree.pid()), parts.plan.sibling,
-               [&] {
-                 if (own_users) {
-                   userns::become_root();
-                   timens::enter(checkpoint);
-                 }
-                 parts.cgroups.make_namespace();
-                 return parts.mounts ? to_text(parts.mounts->build()) : std::string();
-               });
-  parts.cgroups.place_root(root->pid());
+  RootTask& root = made.emplace(
+      parts.layout, static_cast<pid_t>(checkpoint.root().tree.pid()), parts.plan.sibling, [&] {
+        if (own_users) {
+          userns::become_root();
+          timens::enter(checkpoint);
+        }
+        parts.cgroups.make_namespace();
+        return parts.mounts ? to_text(parts.mounts->build()) : std::string();
+      });
+  parts.cgroups.place_root(root.pid());
   // Only now: the root task inherits the container's cgroups.
   parts.cgroups.leave();
   handover.reset();
-  namespaces::restore(checkpoint, parts.plan, root->pid());
+  namespaces::restore(checkpoint, parts.plan, root.pid());
+  return root;
 }
 
 }  // namespace
@@ -102,8 +103,7 @@ RestoreResult restore(const RestorePlan& plan, int image_dir, Observer& observer
   std::optional<userns::CreateAsRoot> create_as_root;
   create_as_root.emplace(userns::IdMap(checkpoint.userns));
   std::optional<RootTask> made;
-  make_root(made, {checkpoint, plan, layout, mounts, cgroups});
-  RootTask& root = *made;
+  RootTask& root = make_root(made, {checkpoint, plan, layout, mounts, cgroups});
   log.info("Made the root task {}", root.pid());
   observer.setup_namespaces(root.pid());
   mounts::Built built = mounts::take_over(root.pid(), root.build());
