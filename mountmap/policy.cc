@@ -21,6 +21,8 @@ constexpr std::array storable{"bcachefs", "btrfs",    "erofs", "exfat",    "ext2
 // Types of which a fresh mount is as good as any.
 constexpr std::array fresh{"binfmt_misc", "cgroup2", "debugfs",    "devpts", "fusectl", "mqueue",
                            "proc",        "pstore",  "securityfs", "sysfs",  "tmpfs",   "tracefs"};
+// Types that can be mounted anew by name, but have a content that would be lost.
+constexpr std::array emptied{"bpf", "hugetlbfs", "ramfs"};
 
 template <typename List>
 bool contains(const List& list, std::string_view wanted) {
@@ -202,8 +204,8 @@ class Applier {
   void recreate(MapRow& row, const PolicyRule& rule) {
     const std::string& type = row.mount.fstype;
     // Of a tmpfs any directory may be what is shown.
-    if (!contains(fresh, type) || (type != "tmpfs" && row.mount.root != "/") ||
-        row.external == ExternalKind::device)
+    if ((!contains(fresh, type) && !contains(emptied, type)) ||
+        (type != "tmpfs" && row.mount.root != "/") || row.external == ExternalKind::device)
       return refuse(row,
                     row.mount.root != "/"
                         ? "shows a part of another file system: there is nothing to make anew"
@@ -212,7 +214,7 @@ class Applier {
     if (row.kind == MountClass::own && type == "tmpfs" && row.mount.root != "/")
       return refuse(row, "shows a part of another mount of the container",
                     "let the rule at " + rule.place + " pass it over");
-    if (row.kind == MountClass::own && type != "tmpfs") {
+    if (row.kind == MountClass::own && type != "tmpfs" && contains(fresh, type)) {
       row.action = Action::keep;  // made anew in any case
       return keep(row, rule);
     }

@@ -85,7 +85,8 @@ bool is_enabled(const Mount& mount, const DumpPlan& plan) {
   if (auto key = plan.external_mounts.find(mount.id); key != plan.external_mounts.end())
     return key->second == external_device;
   return fstype_code(mount.fstype) == image::UNSUPPORTED &&
-         (plan.enabled_fs.contains(mount.fstype) || plan.enabled_fs.contains("all"));
+         (plan.recreated_mounts.contains(mount.id) || plan.enabled_fs.contains(mount.fstype) ||
+          plan.enabled_fs.contains("all"));
 }
 
 // The kernel shows the ids of the host. Those that aren't mapped are in options

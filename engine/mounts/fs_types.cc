@@ -1,5 +1,6 @@
 #include "engine/mounts/fs_types.h"
 
+#include <algorithm>
 #include <array>
 
 namespace stasis::engine::mounts {
@@ -34,6 +35,10 @@ constexpr std::array fs_types{
     FsType{"autofs", image::AUTOFS, false},
 };
 
+// Made by their name alone where the plan says that their content may be lost:
+// there is no device or server behind them.
+constexpr std::array<std::string_view, 3> emptied{"bpf", "hugetlbfs", "ramfs"};
+
 }  // namespace
 
 image::Fstype fstype_code(std::string_view name) {
@@ -46,7 +51,7 @@ image::Fstype fstype_code(std::string_view name) {
 bool is_known_type(std::string_view name) {
   for (const auto& type : fs_types)
     if (type.name == name) return type.mountable;
-  return false;
+  return std::find(emptied.begin(), emptied.end(), name) != emptied.end();
 }
 
 std::optional<std::string> mountable_type(const image::MntEntry& entry) {

@@ -22,7 +22,8 @@ Error refusal(const image::MntEntry& entry, std::string cause) {
 // What else can be done about a file system that isn't known here.
 std::string by_device(const image::MntEntry& entry) {
   uint32_t major = entry.root_dev() >> 20, minor = entry.root_dev() & 0xfffff;
-  if (major == 0) return "; or allow it to be made anew: --enable-fs TYPE";
+  if (major == 0)
+    return "; or allow it to be made anew, empty: --enable-fs TYPE, or a policy rule (recreate)";
   return "; or its device: --external dev[" + std::to_string(major) + "/" + std::to_string(minor) +
          "]:KEY, and at restore dev[KEY]:/dev/DEVICE";
 }

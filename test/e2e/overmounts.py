@@ -127,5 +127,5 @@ def hides(name, *mounts):
 
 OVER = ("mount", "-t", "tmpfs", "-o", "size=1m", "over")
 hides("hidden_below", (*OVER, "/tmp/under"))
-hides("hidden_stack", (*OVER, "/tmp/under"), (*OVER, "/tmp/under"), ("touch", "/tmp/under/dir"))
+hides("fault_9_files_beneath_mounts", (*OVER, "/tmp/under"), (*OVER, "/tmp/under"), ("touch", "/tmp/under/dir"))
 hides("hidden_mount", (*OVER, "/tmp"))

@@ -282,3 +282,28 @@ def policy_file_faults(env):
         result = c.stasis("checkpoint", c.name, "--image", image, "--policy", policy, ok=False)
         expect("doesn't belong to root" in result.stderr, result.stderr)
         c.ask()
+
+
+@scenario
+def policy_kernel_file_systems(env):
+    """What the kernel makes comes back anew; what would lose its content only where a rule says so."""
+    env.only_stasis()
+    kinds = ("debugfs", "tracefs", "securityfs", "fusectl", "binfmt_misc", "pstore")
+    emptied = ("bpf", "hugetlbfs", "ramfs")
+    with Container(env, "counter", hooks=False) as c:
+        c.start()
+        mounted = []
+        for kind in kinds + emptied:
+            inside = ["nsenter", "-t", str(c.init()), "-m", "-p", "--"]
+            run(*inside, "mkdir", f"/tmp/{kind}")
+            if run(*inside, "mount", "-t", kind, "none", f"/tmp/{kind}", ok=None).returncode == 0:
+                mounted.append(kind)
+        expect(set(mounted) >= {"debugfs", "ramfs"}, f"only {mounted} can be mounted here")
+        run(*inside, "touch", "/tmp/ramfs/file")
+        plan = c.stasis("plan", c.name, ok=False).stdout
+        expect("can't be mounted anew" in plan and "recreate" in plan, plan)
+        policy = write_policy(c, f"rules: [{{type: [{', '.join(emptied)}], action: recreate}}]\n")
+        before = c.observe()
+        c.restore(c.checkpoint("--policy", policy, door="stasis")).same_as(before)
+        expect(not os.listdir(in_root(c, "tmp/ramfs")), "the ramfs isn't empty")
+        c.ask()
