@@ -98,6 +98,14 @@ void set_mount_attributes(int mount_fd, uint64_t set, uint64_t clear, uint64_t p
        "set the attributes of the mount at", name);
 }
 
+void map_mount_ids(int mount_fd, int users, const std::string& name) {
+  mount_attr attributes{};
+  attributes.attr_set = MOUNT_ATTR_IDMAP;
+  attributes.userns_fd = static_cast<uint64_t>(users);
+  must(call(SYS_mount_setattr, mount_fd, "", AT_EMPTY_PATH, &attributes, sizeof attributes),
+       "map the ids of the mount at", name);
+}
+
 void make_tree_private(const std::string& path) {
   must(call(SYS_mount, nullptr, path.c_str(), nullptr, MS_REC | MS_PRIVATE, nullptr),
        "make mounts private below", path);

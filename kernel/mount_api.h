@@ -50,6 +50,9 @@ void join_mount_group(int from, int to, const std::string& name);
 void set_mount_attributes(int mount_fd, uint64_t set, uint64_t clear, uint64_t propagation,
                           const std::string& name);
 
+// Owners show through a detached mount as the user namespace behind `users` maps them.
+void map_mount_ids(int mount_fd, int users, const std::string& name);
+
 // The tree of mounts at `path` neither sends nor receives mounts any more.
 void make_tree_private(const std::string& path);
 

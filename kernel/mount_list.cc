@@ -44,7 +44,10 @@ struct RawStatmount {  // struct statmount; the strings are offsets into what fo
   uint32_t root, point;
   uint64_t ns;
   uint32_t subtype, source;
-  uint64_t later_fields[48];
+  uint32_t option_fields[4];
+  uint64_t supported;
+  uint32_t uid_count, uids, gid_count, gids;
+  uint64_t later_fields[43];
 };
 static_assert(sizeof(RawStatmount) == 512);
 
@@ -109,6 +112,31 @@ long stat_mount(uint64_t ns, uint64_t id, std::vector<char>& buffer, MountStat& 
                   .subtype = text(statmount_fs_subtype, raw.subtype),
                   .source = text(statmount_sb_source, raw.source),
                   .options = text(statmount_options, raw.options)};
+  return 0;
+}
+
+long mount_id_maps(uint64_t ns, uint64_t id, std::string& uids, std::string& gids) {
+  constexpr uint64_t uid_map = 0x2000, gid_map = 0x4000, supported = 0x1000;
+  MountIdRequest request{.id = id, .param = uid_map | gid_map | supported, .ns = ns};
+  std::vector<char> buffer(64 << 10);  // 340 lines of 33 bytes at most, twice
+  if (long result = call(SYS_statmount, &request, buffer.data(), buffer.size(), 0); result < 0)
+    return result;
+  RawStatmount raw;
+  memcpy(&raw, buffer.data(), sizeof raw);
+  if (!(raw.mask & supported) || !(raw.supported & uid_map)) return -EOPNOTSUPP;
+  size_t end = std::min<size_t>(raw.size, buffer.size());
+  auto lines = [&](uint64_t bit, uint32_t count, size_t offset) {
+    std::string text;
+    size_t at = sizeof raw + offset;
+    for (uint32_t i = 0; (raw.mask & bit) && i < count && at < end; ++i) {
+      std::string line(buffer.data() + at, strnlen(buffer.data() + at, end - at));
+      at += line.size() + 1;
+      text += line + "\n";
+    }
+    return text;
+  };
+  uids = lines(uid_map, raw.uid_count, raw.uids);
+  gids = lines(gid_map, raw.gid_count, raw.gids);
   return 0;
 }
 

@@ -38,4 +38,9 @@ long list_mounts(uint64_t ns, std::vector<uint64_t>& ids);
 // 0 or -errno. `buffer` is scratch that grows; keep it between calls.
 long stat_mount(uint64_t ns, uint64_t id, std::vector<char>& buffer, MountStat& out);
 
+// The id maps of an id-mapped mount, in the form of /proc/PID/uid_map and as our
+// own user namespace sees them. Empty where the mount has none. 0 or -errno;
+// -EOPNOTSUPP where the kernel can't tell (before Linux 6.15).
+long mount_id_maps(uint64_t ns, uint64_t id, std::string& uids, std::string& gids);
+
 }  // namespace stasis::kernel

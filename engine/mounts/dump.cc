@@ -8,6 +8,7 @@
 #include "engine/image/image.h"
 #include "engine/mounts/archive.h"
 #include "engine/mounts/fs_types.h"
+#include "engine/mounts/id_maps.h"
 #include "engine/mounts/mounts.h"
 #include "engine/mounts/sources.h"
 #include "engine/mounts/taken.h"
@@ -143,6 +144,7 @@ struct Description {
   std::vector<Entries> spaces;
   std::vector<Taken> taken;
   Tree tree;
+  std::vector<image::MountIdMap> id_maps;
 };
 
 // What is left out of the root task's tree is so wherever it was copied to.
@@ -160,10 +162,6 @@ Entries describe_space(const Space& space, const DumpPlan& plan, const Surroundi
   const auto& mounts = space.table->mounts();
   for (auto mount = mounts.rbegin(); mount != mounts.rend(); ++mount) {
     if (is_skipped(*mount, plan)) continue;
-    if (mount->idmapped)
-      throw Error("checkpoint the mount", mount->mountpoint)
-          .because("its user ids are mapped (idmap), which cannot be read back")
-          .hint("Mount it without an id mapping.");
     entries.push_back(describe(*mount, plan, around));
   }
   return entries;
@@ -197,6 +195,7 @@ Description describe_all(const DumpPlan& plan) {
   std::set<uint32_t> stored = own_tmpfs(result.spaces);
   for (const auto& taken : result.taken) stored.insert(taken.device);
   result.tree = plan_tree(spaces, stored);
+  result.id_maps = find_id_maps(plan, result.tree);
   return result;
 }
 
@@ -315,7 +314,7 @@ void dump(const DumpPlan& plan, const std::vector<uint32_t>& ns_ids, image::Imag
   for (size_t i = 0; i < ns_ids.size(); ++i)
     for (const auto& entry : description.spaces[i])
       writer.append("mountpoints-" + std::to_string(ns_ids[i]), entry);
-  write_sources(plan, writer);
+  write_sources(plan, description.id_maps, writer);
 }
 
 }  // namespace stasis::engine::mounts

@@ -11,6 +11,7 @@
 #include "base/text.h"
 #include "engine/image/image.h"
 #include "engine/mounts/fs_types.h"
+#include "engine/mounts/id_maps.h"
 #include "engine/mounts/mountpoint.h"
 #include "engine/mounts/view.h"
 #include "kernel/fs.h"
@@ -43,7 +44,8 @@ long open_source(const std::string& path) {
 
 }  // namespace
 
-void write_sources(const DumpPlan& plan, image::ImageWriter& writer) {
+void write_sources(const DumpPlan& plan, const std::vector<image::MountIdMap>& id_maps,
+                   image::ImageWriter& writer) {
   image::StasisEntry entry;
   entry.set_boot_id(kernel::boot_id());
   for (const auto& [id, source] : plan.host_sources) {
@@ -61,6 +63,7 @@ void write_sources(const DumpPlan& plan, image::ImageWriter& writer) {
     out.set_directory(source.file.directory);
     out.set_mount(source.file.mount);
   }
+  for (const auto& map : id_maps) *entry.add_id_maps() = map;
   writer.append("stasis", entry);
 }
 
@@ -135,7 +138,12 @@ UniqueFd Sources::hold_path(const Node& node, const std::string& path) const {
         .because(fmt::format("its source {} is {}, and was {} at the dump", path,
                              kind(is_directory(fd.get())), kind(record->directory())))
         .hint("Put back what was there, or name another one: " + naming(node) + ".");
-  return kernel::open_tree(fd.get(), "", OPEN_TREE_CLONE);
+  UniqueFd mount = kernel::open_tree(fd.get(), "", OPEN_TREE_CLONE);
+  if (checkpoint_.more)
+    for (const auto& map : checkpoint_.more->id_maps())
+      if (map.mnt_id() == node.entry->mnt_id())
+        restore_id_map(map, mount.get(), fd.get(), describe(*node.entry));
+  return mount;
 }
 
 // The host's path of then may show another file system by now.

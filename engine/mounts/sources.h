@@ -19,7 +19,8 @@ class ImageWriter;
 namespace stasis::engine::mounts {
 
 // stasis.img: what the sources of the plan's external mounts are.
-void write_sources(const DumpPlan& plan, image::ImageWriter& writer);
+void write_sources(const DumpPlan& plan, const std::vector<image::MountIdMap>& id_maps,
+                   image::ImageWriter& writer);
 
 class Sources {
  public:

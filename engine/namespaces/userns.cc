@@ -12,6 +12,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "base/scope_exit.h"
 #include "base/text.h"
 #include "engine/tasks/report.h"
 #include "kernel/fs.h"
@@ -137,6 +138,28 @@ void write_maps(const image::UsernsEntry& maps, pid_t pid) {
     throw Error("restore", "the user namespace").because("it " + trouble);
   kernel::write_file(fmt::format("/proc/{}/uid_map", pid), to_text(maps.uid_map()));
   kernel::write_file(fmt::format("/proc/{}/gid_map", pid), to_text(maps.gid_map()));
+}
+
+UniqueFd make(const image::UsernsEntry& maps) {
+  int ends[2];
+  kernel::must(kernel::call(SYS_pipe2, ends, O_CLOEXEC), "make", "a pipe");
+  UniqueFd theirs(ends[0]), ours(ends[1]);
+  long child = kernel::call(SYS_clone, CLONE_NEWUSER | SIGCHLD, nullptr, nullptr, nullptr, nullptr);
+  if (child == 0) {
+    ours.reset();
+    char end;
+    kernel::call(SYS_read, theirs.get(), &end, 1);  // until its parent is done with it, or gone
+    _exit(0);
+  }
+  kernel::must(child, "make", "a user namespace");
+  auto pid = static_cast<pid_t>(child);
+  ScopeExit reap([&] {
+    ours.reset();
+    while (kernel::call(SYS_wait4, pid, nullptr, 0, nullptr) == -EINTR) continue;
+  });
+  kernel::write_file(fmt::format("/proc/{}/uid_map", pid), to_text(maps.uid_map()));
+  kernel::write_file(fmt::format("/proc/{}/gid_map", pid), to_text(maps.gid_map()));
+  return kernel::open(fmt::format("/proc/{}/ns/user", pid), O_RDONLY);
 }
 
 void become_root() {

@@ -47,6 +47,9 @@ std::string trouble_with(const image::UsernsEntry& maps);
 // From outside, right after a task was cloned into its new user namespace.
 void write_maps(const image::UsernsEntry& maps, pid_t pid);
 
+// A user namespace with these maps that nobody is in.
+UniqueFd make(const image::UsernsEntry& maps);
+
 // The task itself, then: root inside, with all capabilities there.
 void become_root();
 

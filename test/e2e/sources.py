@@ -1,10 +1,12 @@
 """Sources on the host that change, are links, are gone, or are shared with others."""
 import contextlib
+import ctypes
 import os
 import pathlib
 import shutil
+import subprocess
 
-from harness import Container, expect, run, scenario, wait_for
+from harness import Container, Skip, expect, run, scenario, wait_for
 
 
 @contextlib.contextmanager
@@ -190,3 +192,60 @@ def shared_with_the_host(env):
         for name in ("late", "back"):
             run("umount", host / name)
         wait_for("the mounts to go", lambda: not inside(c, "slave/late/file").exists())
+
+
+def map_ids(path, users):
+    """Stands at `path`, of the same files, with owners as the user namespace of process `users`
+    maps them. Debian 12's mount can't do that yet."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    open_tree, move_mount, mount_setattr, empty, idmap = 428, 429, 442, 0x1000, 0x100000
+
+    def call(*arguments):
+        result = libc.syscall(*arguments)
+        if result < 0:
+            raise Skip(f"no id-mapped mount can be made here: {os.strerror(ctypes.get_errno())}")
+        return result
+    tree = call(open_tree, -100, os.fsencode(path), 1)
+    with open(f"/proc/{users}/ns/user", "rb") as namespace:
+        attributes = (ctypes.c_uint64 * 4)(idmap, 0, 0, namespace.fileno())
+        call(mount_setattr, tree, b"", empty, attributes, ctypes.sizeof(attributes))
+    call(move_mount, tree, b"", -100, os.fsencode(path), 4)
+    os.close(tree)
+
+
+@scenario
+def id_mapped_volume(env):
+    """A volume whose owners are mapped for the container: what Kubernetes does for pods with a user
+    namespace. The map comes back with it, though the host has only the plain directory by then."""
+    env.only_stasis()
+    c = Container(env, "counter", change=bound(("/volume", "volume")), hooks=False)
+    volume = c.bundle / "volume"
+    volume.mkdir()
+    (volume / "file").write_text("data")
+    os.chown(volume / "file", 1000, 1000)
+    users = subprocess.Popen(["unshare", "-U", "sleep", "1000"])
+    try:
+        own = os.readlink("/proc/self/ns/user")
+        wait_for("the user namespace", lambda: os.readlink(f"/proc/{users.pid}/ns/user") != own)
+        for kind in ("uid_map", "gid_map"):
+            pathlib.Path(f"/proc/{users.pid}/{kind}").write_text("0 100000 65536\n")
+        map_ids(volume, users.pid)
+        with c:
+            c.start()
+            expect(inside(c, "volume/file").stat().st_uid == 101000, "the volume isn't id-mapped")
+            before = c.observe()
+            result = c.stasis("plan", c.name, ok=None)
+            if result.returncode:
+                expect("this kernel can't tell" in result.stdout, result.stdout)
+                raise Skip("this kernel doesn't tell the maps of a mount")
+            for door in ("stasis", "runc"):
+                c.restore(c.checkpoint(door=door), door=door).same_as(before)
+                expect(inside(c, "volume/file").stat().st_uid == 101000, "another owner")
+                run("umount", volume, ok=None)
+            c.restore(c.checkpoint()).same_as(before)
+            expect((volume / "file").stat().st_uid == 1000, "the host's own file was changed")
+            c.ask()
+    finally:
+        users.kill()
+        users.wait()
+        run("umount", volume, ok=None)
