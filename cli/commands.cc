@@ -17,6 +17,8 @@
 #include "cli/plan.h"
 #include "cli/restore.h"
 #include "hook/hook.h"
+#include "hook/install.h"
+#include "kernel/fs.h"
 
 namespace stasis::cli {
 namespace {
@@ -28,6 +30,13 @@ class StderrLog : public Log {
     if (level <= level_) fmt::print(stderr, "stasis: {}\n", line);
   }
 };
+
+int change_hooks(bool install, const std::string& directory) {
+  auto paths = install ? hook::install(directory, kernel::read_link("/proc/self/exe"))
+                       : hook::uninstall(directory);
+  for (const std::string& path : paths) fmt::print("{} {}\n", install ? "wrote" : "removed", path);
+  return 0;
+}
 
 int run_hook(std::string_view phase) {
   StderrLog log;
@@ -199,10 +208,22 @@ class CommandLine {
   void add_doors() {
     CLI::App* hook = app_.add_subcommand("hook", "Carry out a phase of an OCI hook");
     hook->add_option("PHASE", phase_,
-                     "createRuntime, prestart, createContainer, poststart or poststop")
+                     "createRuntime, prestart, createContainer, poststart or poststop; install or "
+                     "uninstall")
         ->required();
-    hook->footer("The container's state is read from stdin, as an OCI runtime passes it.");
-    hook->callback([this] { code_ = run_hook(phase_); });
+    hook->add_option("--dir", hooks_dir_, "Directory of hooks.d files, for install and uninstall")
+        ->capture_default_str()
+        ->type_name("DIR");
+    hook->footer(
+        "The container's state is read from stdin, as an OCI runtime passes it.\n"
+        "  stasis hook install     podman and CRI-O call the hook for containers with the\n"
+        "                          annotation dev.stasis.restore: CHECKPOINT, which start from\n"
+        "                          that checkpoint");
+    hook->callback([this] {
+      bool install = phase_ == "install";
+      code_ =
+          install || phase_ == "uninstall" ? change_hooks(install, hooks_dir_) : run_hook(phase_);
+    });
     CLI::App* work = app_.add_subcommand("swrk", "Serve CRIU's RPC on an inherited socket");
     work->add_option("FD", fd_, "Number of the descriptor")->required();
     work->footer("Called by runc and others in place of `criu swrk FD`.");
@@ -236,9 +257,11 @@ class CommandLine {
   RestoreOptions restore_;
   InspectOptions inspect_;
   bool json_ = false;
-  std::string phase_, fd_;
+  std::string phase_, fd_, hooks_dir_ = hook::default_hooks_dir;
   int code_ = 0;
 };
+
+bool is_installation(std::string_view word) { return word == "install" || word == "uninstall"; }
 
 int dispatch(int argc, char** argv) {
   std::string_view name = argv[0] ? argv[0] : "";
@@ -247,7 +270,8 @@ int dispatch(int argc, char** argv) {
   if (name == "criu") return criu(argc, argv);
   if (command == "criu") return criu(argc - 1, argv + 1);
   // Runtimes wait for these two: straight to work.
-  if (command == "hook" && argc == 3 && argv[2][0] != '-') return run_hook(argv[2]);
+  if (command == "hook" && argc == 3 && argv[2][0] != '-' && !is_installation(argv[2]))
+    return run_hook(argv[2]);
   if (command == "swrk" && argc == 3 && argv[2][0] != '-') return swrk(argv[2]);
   if (command == "--version" && argc == 2) {
     fmt::print("stasis " STASIS_VERSION "\n");

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <array>
 
+#include "hook/in_place.h"
 #include "hook/record.h"
 #include "kernel/fs.h"
 #include "mountmap/policy.h"
@@ -63,7 +64,7 @@ mountmap::Policy machine_policy(Log& log) {
 // before the container's init pivots there. In a restore (and with runtimes
 // that mount later) there is nothing yet: config.json tells the sources.
 // What a rule refuses is said, too: now is the time to hear of it.
-void before_start(const oci::State& state, Log& log, std::string_view state_dir) {
+oci::Config before_start(const oci::State& state, Log& log, std::string_view state_dir) {
   oci::Config config = read_bundle(state);
   if (state.pid <= 0) throw Error("use the container's state", "on stdin").because("it has no pid");
   mountmap::Policy policy = machine_policy(log);
@@ -80,6 +81,15 @@ void before_start(const oci::State& state, Log& log, std::string_view state_dir)
       row.root = mountmap::identify(row.source).value_or(mountmap::FileIdentity{});
   tell(map, log);
   save_record(state_dir, state.id, state.bundle, map);
+  return config;
+}
+
+// In a restore by the runtime itself, which says "stopped", there is nothing to arm.
+// crun says "created" where the specification wants "creating".
+void create_runtime(const oci::State& state, Log& log, std::string_view state_dir) {
+  oci::Config config = before_start(state, log, state_dir);
+  if (state.status != "stopped" && config.annotations.contains(restore_annotation))
+    arm(state, config, log, state_dir);
 }
 
 // A process that has ended has no namespaces, also while nobody has reaped it.
@@ -98,6 +108,8 @@ void keep_identities(mountmap::MountMap& map, const mountmap::SourceRecord& crea
 // Now the container's own root is in place, and masked paths are too.
 void after_start(const oci::State& state, Log& log, std::string_view state_dir) {
   oci::Config config = read_bundle(state);
+  if (state.status == "running" && config.annotations.contains(restore_annotation))
+    await(state, state_dir);
   auto created = load_record(state_dir, state.id);
   mountmap::Policy policy = machine_policy(log);
   mountmap::PolicySubject subject{state.id, &config};
@@ -128,8 +140,10 @@ void run(std::string_view phase, int stdin_fd, Log& log, std::string_view state_
     read_bundle(state);
   } else if (phase == "poststart") {
     after_start(state, log, state_dir);
-  } else {
+  } else if (phase == "prestart") {
     before_start(state, log, state_dir);
+  } else {
+    create_runtime(state, log, state_dir);
   }
 }
 

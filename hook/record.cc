@@ -98,7 +98,8 @@ void remove_record(std::string_view state_dir, const std::string& id) {
     for (long at = 0; at < size;) {
       auto entry = reinterpret_cast<const dirent64*>(buffer + at);
       at += entry->d_reclen;
-      if (std::string_view(entry->d_name).starts_with(file_name))
+      std::string_view name = entry->d_name;
+      if (name.starts_with(file_name) || name == "restore.log")
         kernel::call(SYS_unlinkat, directory.get(), entry->d_name, 0);
     }
   }

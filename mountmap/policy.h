@@ -31,6 +31,7 @@ struct PolicyRule {
 struct Policy {
   std::vector<PolicyRule> rules;
   std::vector<std::string> checkpoints;  // where annotations may name a checkpoint
+  bool any_checkpoint = false;           // ... or anywhere else, by an absolute path
   std::optional<uint64_t> ghost_limit;   // bytes of one deleted file taken along
   std::optional<uint64_t> size_limit;    // bytes of one mount's data taken by `content`
 };

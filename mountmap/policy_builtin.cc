@@ -62,6 +62,8 @@ rules:
 const Policy& builtin_policy() {
   static const Policy policy = [] {
     Policy parsed = parse_policy(text, "built-in policy");
+    parsed.checkpoints = {"/var/lib/stasis/checkpoints"};
+    parsed.any_checkpoint = true;
     for (auto& rule : parsed.rules) rule.place = "built-in rule";
     return parsed;
   }();

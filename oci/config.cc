@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/text.h"
+#include "oci/capability.h"
 #include "oci/document.h"
 #include "oci/text_file.h"
 
@@ -40,6 +41,15 @@ std::vector<IdMapping> parse_mappings(const Node& linux_node, std::string_view n
           {id_number(item, "containerID"), id_number(item, "hostID"), id_number(item, "size")});
     });
   return mappings;
+}
+
+void parse_process(const Node& node, Config& config) {
+  config.terminal = node.boolean("terminal");
+  auto capabilities = node.find("capabilities");
+  if (!capabilities) return;
+  // Runtimes pass over those that they don't know.
+  for (const std::string& name : capabilities->strings("bounding"))
+    if (auto number = capability_number(name)) config.capabilities |= uint64_t{1} << *number;
 }
 
 void parse_linux(const Node& node, Config& config) {
@@ -88,7 +98,7 @@ Config parse_config(std::string_view text, const std::string& bundle, const std:
     config.root_readonly = root->boolean("readonly");
   }
   config.hostname = top.string("hostname");
-  if (auto process = top.find("process")) config.terminal = process->boolean("terminal");
+  if (auto process = top.find("process")) parse_process(*process, config);
   if (auto mounts = top.find("mounts"))
     mounts->each([&](const Node& item) {
       auto mount = parse_mount(item);

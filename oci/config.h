@@ -46,6 +46,7 @@ struct Config {
   std::vector<IdMapping> uid_mappings, gid_mappings;
   std::string cgroups_path;
   std::map<std::string, std::string> annotations;
+  uint64_t capabilities = 0;  // bounding set of the process, bit N for number N
 
   bool has_namespace(std::string_view type) const;
 };

@@ -1,6 +1,7 @@
 #include <catch2/catch.hpp>
 
 #include "base/error.h"
+#include "oci/capability.h"
 #include "oci/config.h"
 #include "oci/state.h"
 #include "oci/text_file.h"
@@ -47,6 +48,17 @@ TEST_CASE("the fields of a real config.json") {
   CHECK_FALSE(config.has_namespace("cgroup"));
   CHECK(config.masked_paths.size() == 10);
   CHECK(config.readonly_paths.size() == 5);
+}
+
+TEST_CASE("the capabilities of a process") {
+  auto config = parse_config(
+      R"({"process":{"capabilities":{
+    "bounding":["CAP_KILL","CAP_CHECKPOINT_RESTORE","CAP_OF_TOMORROW"],"permitted":["CAP_CHOWN"]}}})",
+      "/srv/bundle");
+  CHECK(config.capabilities == (uint64_t{1} << 5 | uint64_t{1} << 40));
+  CHECK(capability_name(40) == "CAP_CHECKPOINT_RESTORE");
+  CHECK(capability_name(50) == "capability 50");
+  CHECK(parse_config("{}", "/srv/bundle").capabilities == 0);
 }
 
 TEST_CASE("paths are made absolute; the bind option decides, not the type") {

@@ -128,9 +128,10 @@ UniqueFd find_path(Restorer& restorer, const image::RegFileEntry& entry, mode_t 
     node = duplicate(hidden);
   } else {
     uint32_t nofollow = S_ISLNK(entry.mode()) ? O_NOFOLLOW : 0;
-    node = kernel::open_in(restorer.root_of(entry), below_root(entry.name()),
-                           static_cast<int>(O_PATH | nofollow),
-                           RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS);
+    long fd = kernel::try_open_in(restorer.root_of(entry), below_root(entry.name()),
+                                  static_cast<int>(O_PATH | nofollow),
+                                  RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS);
+    node.reset(static_cast<int>(kernel::must(fd, "restore file", entry.name())));
   }
   check(entry, kernel::stat_fd(node.get()), type);
   return node;

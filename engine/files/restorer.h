@@ -53,6 +53,9 @@ class Restorer {
   // it they are made in ours.
   void set_network(int network_namespace) { network_ = network_namespace; }
 
+  // An open file that isn't made but taken as it is.
+  void give(uint32_t file_id, UniqueFd fd) { made_[file_id] = std::move(fd); }
+
   // Our own descriptor of that open file, made on first use and kept: every
   // task that held the same open file gets the same one.
   int get(uint32_t file_id);

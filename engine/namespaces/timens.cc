@@ -4,6 +4,8 @@
 #include <sched.h>
 #include <sys/syscall.h>
 
+#include <cerrno>
+
 #include "base/text.h"
 #include "kernel/fs.h"
 
@@ -51,6 +53,20 @@ void set(image::Timespec& to, timespec value) {
 
 timespec get(const image::Timespec& from) {
   return {static_cast<time_t>(from.tv_sec()), static_cast<long>(from.tv_nsec())};
+}
+
+void write_offsets(const image::TimensEntry& clocks, const Offsets& ours,
+                   const std::string& process) {
+  // Offsets count from the machine's clocks, whatever namespace we are in.
+  auto offset = [](const image::Timespec& wanted, clockid_t clock, timespec own) {
+    return minus(get(wanted), minus(now(clock), own));
+  };
+  timespec monotonic = offset(clocks.monotonic(), CLOCK_MONOTONIC, ours.monotonic);
+  timespec boottime = offset(clocks.boottime(), CLOCK_BOOTTIME, ours.boottime);
+  kernel::write_file(
+      "/proc/" + process + "/timens_offsets",
+      fmt::format("{} {} {}\n{} {} {}\n", CLOCK_MONOTONIC, monotonic.tv_sec, monotonic.tv_nsec,
+                  CLOCK_BOOTTIME, boottime.tv_sec, boottime.tv_nsec));
 }
 
 }  // namespace
@@ -101,16 +117,27 @@ void prepare(const image::Checkpoint& checkpoint) {
         .hint("a kernel with CONFIG_TIME_NS (Linux 5.6 and newer) is needed");
   }
   kernel::must(made, "make", "a time namespace");
-  // Offsets count from the machine's clocks, whatever namespace we are in.
-  auto offset = [](const image::Timespec& wanted, clockid_t clock, timespec own) {
-    return minus(get(wanted), minus(now(clock), own));
-  };
-  timespec monotonic = offset(clocks.monotonic(), CLOCK_MONOTONIC, ours.monotonic);
-  timespec boottime = offset(clocks.boottime(), CLOCK_BOOTTIME, ours.boottime);
-  kernel::write_file(
-      "/proc/self/timens_offsets",
-      fmt::format("{} {} {}\n{} {} {}\n", CLOCK_MONOTONIC, monotonic.tv_sec, monotonic.tv_nsec,
-                  CLOCK_BOOTTIME, boottime.tv_sec, boottime.tv_nsec));
+  write_offsets(clocks, ours, "self");
+}
+
+void set_clocks(const image::Checkpoint& checkpoint, pid_t pid) {
+  if (!checkpoint.timens) return;
+  try {
+    write_offsets(*checkpoint.timens, offsets_of("self"), std::to_string(pid));
+  } catch (const Error& error) {
+    if (error.code() != EACCES) throw;  // somebody is in it
+  }
+}
+
+double ahead_of(const image::Checkpoint& checkpoint, pid_t pid) {
+  if (!checkpoint.timens) return 0;
+  const char* ours = "/proc/self/ns/time";
+  // The offsets of a process are those of its children's namespace.
+  bool same = kernel::call(SYS_faccessat, AT_FDCWD, ours, F_OK) == -ENOENT ||
+              kernel::read_link(ours) == kernel::read_link(fmt::format("/proc/{}/ns/time", pid));
+  timespec clock = same ? now(CLOCK_MONOTONIC) : get(read(pid).monotonic());
+  timespec ahead = minus(clock, get(checkpoint.timens->monotonic()));
+  return static_cast<double>(ahead.tv_sec) + static_cast<double>(ahead.tv_nsec) / second;
 }
 
 void enter(const image::Checkpoint& checkpoint) {

@@ -30,4 +30,11 @@ void prepare(const image::Checkpoint& checkpoint);
 // namespace that it is in: what prepare() makes for children becomes its own.
 void enter(const image::Checkpoint& checkpoint);
 
+// What prepare() does, for a task that has unshared its time namespace, in which its next
+// program will be. May be repeated; has no effect once anybody is in it.
+void set_clocks(const image::Checkpoint& checkpoint, pid_t pid);
+
+// How many seconds the task's monotonic clock is ahead of the image's.
+double ahead_of(const image::Checkpoint& checkpoint, pid_t pid);
+
 }  // namespace stasis::engine::timens

@@ -167,6 +167,24 @@ void Tracee::to_syscall_stop() {
   }
 }
 
+long Tracee::run_syscall(uint64_t instruction, long nr, std::vector<uint64_t> args) {
+  args.resize(6);
+  Registers r = registers();
+  r.orig_rax = ~0ull;
+  r.rip = instruction;
+  r.rax = static_cast<uint64_t>(nr);
+  r.rdi = args[0];
+  r.rsi = args[1];
+  r.rdx = args[2];
+  r.r10 = args[3];
+  r.r8 = args[4];
+  r.r9 = args[5];
+  set_registers(r);
+  to_syscall_stop();
+  to_syscall_stop();
+  return static_cast<long>(registers().rax);
+}
+
 void Tracee::set_options(long options) const {
   request(PTRACE_SETOPTIONS, 0, static_cast<uintptr_t>(options), "set trace options of");
 }

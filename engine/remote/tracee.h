@@ -16,6 +16,10 @@ namespace stasis::engine {
 
 using Registers = user_regs_struct;
 
+// A signal mask under which nothing comes between but traps and faults.
+inline constexpr uint64_t all_but_faults =
+    ~(uint64_t{1} << (5 /* SIGTRAP */ - 1) | uint64_t{1} << (11 /* SIGSEGV */ - 1));
+
 class Tracee {
  public:
   // PTRACE_SEIZE: does not stop the task. `options` are PTRACE_O_*.
@@ -65,6 +69,11 @@ class Tracee {
   // Runs to the next entry to or exit from a system call and waits there.
   void to_syscall_stop();
   void set_options(long options) const;
+
+  // Runs one system call with the `syscall` instruction that lies at `instruction`,
+  // between two system call stops: without a trap. The other registers are lost.
+  // Needs PTRACE_O_TRACESYSGOOD. Returns its result as the kernel gives it.
+  long run_syscall(uint64_t instruction, long nr, std::vector<uint64_t> args);
 
   // Delivers signals held back meanwhile and lets the task run.
   void detach();

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "engine/remote/batch_code.h"
 #include "kernel/fs.h"
@@ -41,24 +42,27 @@ Trampoline::Trampoline(std::vector<std::pair<uint64_t, uint64_t>> taken) {
   uint64_t start = find_common_hole(std::move(taken), code_size + table_size);
   if (start == 0)
     throw Error("restore", "the container").because("no address is free in all of its processes");
-  UniqueFd memory(static_cast<int>(
+  memory_.reset(static_cast<int>(
       kernel::must(kernel::call(SYS_memfd_create, "stasis", MFD_CLOEXEC), "make a memory file")));
-  kernel::must(kernel::call(SYS_ftruncate, memory.get(), code_size + table_size),
+  kernel::must(kernel::call(SYS_ftruncate, memory_.get(), code_size + table_size),
                "size a memory file");
   std::span<const uint8_t> code = trampoline_code().bytes;
-  kernel::pwrite_all(memory.get(), code.data(), code.size(), 0, "a memory file");
+  kernel::pwrite_all(memory_.get(), code.data(), code.size(), 0, "a memory file");
   start_ = start;
-  kernel::must(kernel::call(SYS_mmap, start, code_size, PROT_READ | PROT_EXEC,
-                            MAP_SHARED | MAP_FIXED_NOREPLACE, memory.get(), 0),
-               "map a memory file");
-  kernel::must(kernel::call(SYS_mmap, start + code_size, table_size, PROT_READ | PROT_WRITE,
-                            MAP_SHARED | MAP_FIXED_NOREPLACE, memory.get(), code_size),
-               "map a memory file");
+  for (const Part& part : parts())
+    kernel::must(kernel::call(SYS_mmap, part.address, part.size, part.protection,
+                              MAP_SHARED | MAP_FIXED_NOREPLACE, memory_.get(), part.offset),
+                 "map a memory file");
 }
 
 Trampoline::~Trampoline() {
   // Like close(), no step of an operation: there is nothing in it to fail.
   if (start_ != 0) ::munmap(reinterpret_cast<void*>(start_), code_size + table_size);
+}
+
+std::array<Trampoline::Part, 2> Trampoline::parts() const {
+  return {Part{start_, code_size, PROT_READ | PROT_EXEC, 0},
+          Part{start_ + code_size, table_size, PROT_READ | PROT_WRITE, code_size}};
 }
 
 uint64_t Trampoline::end() const { return start_ + code_size + table_size; }
@@ -95,21 +99,8 @@ uint64_t Trampoline::stage(const void* bytes, size_t size) {
 
 long Trampoline::run_traced(Tracee& task, const char* what, const std::string& who, long nr,
                             std::vector<uint64_t> args) {
-  args.resize(6);
-  Registers r = task.registers();
-  r.orig_rax = ~0ull;
-  r.rip = start_ + trampoline_code().syscall;
-  r.rax = static_cast<uint64_t>(nr);
-  r.rdi = args[0];
-  r.rsi = args[1];
-  r.rdx = args[2];
-  r.r10 = args[3];
-  r.r8 = args[4];
-  r.r9 = args[5];
-  task.set_registers(r);
-  task.to_syscall_stop();
-  task.to_syscall_stop();
-  return kernel::must(static_cast<long>(task.registers().rax), what, who);
+  return kernel::must(task.run_syscall(start_ + trampoline_code().syscall, nr, std::move(args)),
+                      what, who);
 }
 
 }  // namespace stasis::engine

@@ -4,6 +4,7 @@
 // results directly.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <span>
 #include <string>
@@ -31,6 +32,15 @@ class Trampoline {
   uint64_t start() const { return start_; }
   uint64_t end() const;
 
+  // What a task that wasn't cloned from us maps, MAP_SHARED and at these addresses.
+  struct Part {
+    uint64_t address, size;
+    int protection;
+    uint64_t offset;
+  };
+  std::array<Part, 2> parts() const;
+  int memory() const { return memory_.get(); }  // descriptor, borrowed
+
   // Runs the batch in a stopped task; it is stopped again afterwards.
   void run(Tracee& task, SyscallBatch& batch, const std::string& who);
   // One system call between two system call stops: without a trap, and so also
@@ -43,6 +53,7 @@ class Trampoline {
 
  private:
   uint64_t start_ = 0;
+  UniqueFd memory_;
 };
 
 }  // namespace stasis::engine

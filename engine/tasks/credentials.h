@@ -30,6 +30,12 @@ class Credentials {
 // /proc/sys/kernel/cap_last_cap.
 void restore_credentials(const image::CredsEntry& creds, unsigned last_cap, SyscallBatch& batch);
 
+// Restore of a thread that has what config.json gives it, maybe without any
+// capability, and that comes back with no more: only what differs from `now` is
+// changed, and the kernel refuses what would exceed it.
+void lower_credentials(const image::CredsEntry& creds, const kernel::ProcStatus& now,
+                       unsigned last_cap, SyscallBatch& batch);
+
 // Only a thread itself may change its label, through its own /proc, which the
 // container must have mounted; `number` is its lowest free descriptor. Nothing
 // for an empty label. Fails where the kernel lacks the LSM: a task never comes

@@ -3,6 +3,7 @@
 // use; what is sent arrives at 0, 1, 2, ... in a task that has nothing else.
 #pragma once
 
+#include <span>
 #include <vector>
 
 #include "base/unique_fd.h"
@@ -10,12 +11,17 @@
 
 namespace stasis::engine {
 
+// One message with all of them (250 at most), to whoever holds the other end.
+void send_descriptors(int socket, std::span<const int> fds);
+
 class FdSender {
  public:
   // The tasks inherit their end at number(), which is `at_least` or above.
   explicit FdSender(int at_least);
 
   int number() const { return theirs_.get(); }
+  int ours() const { return ours_.get(); }      // our own end, borrowed
+  int theirs() const { return theirs_.get(); }  // what the tasks have, borrowed
 
   // Sends `fds`, and adds to `batch` what receives them.
   void send(const std::vector<int>& fds, SyscallBatch& batch);

@@ -72,4 +72,26 @@ void restore_proc_values(const image::TaskCoreEntry& core, const userns::IdMap& 
                   std::to_string(ids.uid_outside(core.loginuid(), "the login session")), log);
 }
 
+void lower_limits(const image::TaskCoreEntry& core, const std::string& current,
+                  SyscallBatch& batch) {
+  kernel::ResourceLimits now = kernel::parse_limits(current);
+  int count = std::min<int>(core.rlimits().rlimits_size(), RLIM_NLIMITS);
+  for (int resource = 0; resource < count; ++resource) {
+    const image::RlimitEntry& entry = core.rlimits().rlimits(resource);
+    const kernel::ResourceLimit& has = now[static_cast<size_t>(resource)];
+    rlimit64 limit{std::min<uint64_t>(entry.cur(), has.hard),
+                   std::min<uint64_t>(entry.max(), has.hard)};
+    if (has == kernel::ResourceLimit{limit.rlim_cur, limit.rlim_max}) continue;
+    batch.must("set the resource limits of", SYS_prlimit64, 0, resource, batch.object(limit),
+               nullptr);
+  }
+}
+
+void lower_proc_values(const image::TaskCoreEntry& core, int proc, Log& log) {
+  constexpr const char* score = "oom_score_adj";
+  auto now = text::to_int<int32_t>(read_value(proc, score).value_or(""));
+  if (core.has_oom_score_adj() && now && *now < core.oom_score_adj())
+    restore_value(proc, score, std::to_string(core.oom_score_adj()), log);
+}
+
 }  // namespace stasis::engine

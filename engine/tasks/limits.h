@@ -2,6 +2,7 @@
 #pragma once
 
 #include "engine/namespaces/userns.h"
+#include "engine/remote/syscall_batch.h"
 #include "engine/tasks/frozen_tree.h"
 
 namespace stasis::engine {
@@ -15,5 +16,11 @@ void restore_limits(const image::TaskCoreEntry& core, pid_t pid, const std::stri
 // Through /proc/PID: what only we may write.
 void restore_proc_values(const image::TaskCoreEntry& core, const userns::IdMap& ids, int proc,
                          Log& log);
+
+// The same for a task whose limits and values config.json gives it: what the
+// image has is set as far as that is no more. `current` is its /proc/PID/limits.
+void lower_limits(const image::TaskCoreEntry& core, const std::string& current,
+                  SyscallBatch& batch);
+void lower_proc_values(const image::TaskCoreEntry& core, int proc, Log& log);
 
 }  // namespace stasis::engine

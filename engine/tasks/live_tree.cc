@@ -43,14 +43,15 @@ bool born_before_setsid(const TaskImage& child, const TaskImage& parent) {
          session_of(child) != session_of(parent);
 }
 
+// `pid` 0: whatever comes next.
 void add_clone(SyscallBatch& batch, uint64_t flags, int exit_signal, pid_t pid) {
   SyscallBatch::Data wanted = batch.object(pid);
   clone_args args{};
   args.flags = flags | CLONE_PTRACE;
   args.exit_signal = static_cast<uint64_t>(exit_signal);
-  args.set_tid_size = 1;
+  args.set_tid_size = pid ? 1 : 0;
   SyscallBatch::Data data = batch.object(args);
-  batch.point(data, offsetof(clone_args, set_tid), wanted);
+  if (pid) batch.point(data, offsetof(clone_args, set_tid), wanted);
   batch.must("make a process or thread of", SYS_clone3, data, sizeof args);
 }
 
@@ -73,6 +74,15 @@ SyscallBatch death(const TaskImage& task) {
   }
   batch.must("end", SYS_exit_group, WEXITSTATUS(status));
   return batch;
+}
+
+// Only where the id could not be asked for.
+[[noreturn]] void id_taken(Tracee& tracee, const std::string& who) {
+  kernel::call(SYS_kill, tracee.tid(), SIGKILL);
+  tracee.forget();
+  throw Error("restore", who)
+      .because("its process id was taken by another process meanwhile")
+      .hint("start the container again, without an exec into it at the same time");
 }
 
 }  // namespace
@@ -103,7 +113,10 @@ void LiveTree::check(const image::Checkpoint& checkpoint) {
 }
 
 LiveTree::LiveTree(const image::Checkpoint& checkpoint, Trampoline& trampoline)
-    : checkpoint_(checkpoint), trampoline_(trampoline) {}
+    : LiveTree(checkpoint, trampoline, {}) {}
+
+LiveTree::LiveTree(const image::Checkpoint& checkpoint, Trampoline& trampoline, Custom custom)
+    : checkpoint_(checkpoint), trampoline_(trampoline), custom_(std::move(custom)) {}
 
 LiveTree::~LiveTree() {
   for (LiveTask& task : tasks_) kernel::call(SYS_kill, task.pid, SIGKILL);
@@ -113,7 +126,7 @@ LiveTree::~LiveTree() {
 
 void LiveTree::grow(Tracee root, pid_t root_pid) {
   const TaskImage& image = checkpoint_.root();
-  LiveTask task{&image, root_pid, 0, 0, {}};
+  LiveTask task{&image, root_pid, custom_.root_pgid, custom_.root_sid, {}};
   task.threads.push_back({std::move(root), root_pid, &image.threads.front(), pid_of(image)});
   tasks_.push_back(std::move(task));
   // The list grows while we walk it: parents before children.
@@ -127,22 +140,30 @@ void LiveTree::grow_children(LiveTask& parent) {
   SyscallBatch batch;
   std::vector<const TaskImage*> cloned;
   std::vector<std::pair<pid_t, pid_t>> inherited;  // group and session at birth
+  auto carry_out = [&] {
+    trampoline_.run(parent.leader().tracee, batch, parent.name());
+    adopt_children(parent, cloned, inherited);
+    batch = {};
+    cloned.clear();
+    inherited.clear();
+  };
   auto clone = [&](bool before_setsid) {
     for (const TaskImage* child : children_of(checkpoint_, pid_of(*parent.image))) {
       if (born_before_setsid(*child, *parent.image) != before_setsid) continue;
-      add_clone(batch, 0, SIGCHLD, pid_of(*child));
+      if (custom_.choose_id) custom_.choose_id(pid_of(*child));
+      add_clone(batch, 0, SIGCHLD, custom_.choose_id ? 0 : pid_of(*child));
       cloned.push_back(child);
       inherited.emplace_back(parent.pgid, parent.sid);
+      if (custom_.choose_id) carry_out();
     }
   };
   clone(true);
-  if (session_of(*parent.image) == pid_of(*parent.image)) {
+  if (session_of(*parent.image) == pid_of(*parent.image) && parent.sid != pid_of(*parent.image)) {
     batch.must("make a session of", SYS_setsid);
     parent.sid = parent.pgid = pid_of(*parent.image);
   }
   clone(false);
-  trampoline_.run(parent.leader().tracee, batch, parent.name());
-  adopt_children(parent, cloned, inherited);
+  carry_out();
 }
 
 void LiveTree::adopt_children(LiveTask&, const std::vector<const TaskImage*>& children,
@@ -150,13 +171,14 @@ void LiveTree::adopt_children(LiveTask&, const std::vector<const TaskImage*>& ch
   for (size_t n = 0; n < children.size(); ++n) {
     Tracee tracee = Tracee::adopt_next();
     pid_t pid = tracee.tid(), ns_pid = ns_pid_of(pid);
-    for (size_t i = 0; i < children.size(); ++i) {
-      if (pid_of(*children[i]) != ns_pid) continue;
-      LiveTask task{children[i], pid, groups[i].first, groups[i].second, {}};
-      task.threads.push_back({std::move(tracee), pid, &children[i]->threads.front(), ns_pid});
-      tasks_.push_back(std::move(task));
-      break;
-    }
+    auto child = std::find_if(children.begin(), children.end(),
+                              [&](const TaskImage* c) { return pid_of(*c) == ns_pid; });
+    if (child == children.end()) id_taken(tracee, name_of(*children.front()));
+    auto [group, session] = groups[static_cast<size_t>(child - children.begin())];
+    LiveTask task{*child, pid, group, session, {}};
+    task.threads.push_back({std::move(tracee), pid, &(*child)->threads.front(), ns_pid});
+    tasks_.push_back(std::move(task));
+    if (custom_.born) custom_.born(tasks_.back());
   }
 }
 
@@ -195,19 +217,34 @@ void LiveTree::end_dead_tasks() {
 
 void LiveTree::grow_threads(LiveTask& task) {
   if (task.image->threads.size() == 1) return;
-  SyscallBatch batch;
-  for (size_t i = 1; i < task.image->threads.size(); ++i)
-    add_clone(batch,
-              CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM, 0,
-              static_cast<pid_t>(task.image->tree.threads(static_cast<int>(i))));
-  trampoline_.run(task.leader().tracee, batch, task.name());
-  for (size_t n = 1; n < task.image->threads.size(); ++n) {
+  constexpr uint64_t flags =
+      CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM;
+  auto id_of = [&](size_t i) {
+    return static_cast<pid_t>(task.image->tree.threads(static_cast<int>(i)));
+  };
+  size_t count = task.image->threads.size();
+  auto adopt = [&] {
     Tracee tracee = Tracee::adopt_next();
     pid_t tid = tracee.tid(), ns_tid = ns_pid_of(tid);
-    for (size_t i = 1; i < task.image->threads.size(); ++i)
-      if (static_cast<pid_t>(task.image->tree.threads(static_cast<int>(i))) == ns_tid)
-        task.threads.push_back({std::move(tracee), tid, &task.image->threads[i], ns_tid});
+    size_t i = 1;
+    while (i < count && id_of(i) != ns_tid) ++i;
+    if (i == count) id_taken(tracee, task.name());
+    task.threads.push_back({std::move(tracee), tid, &task.image->threads[i], ns_tid});
+  };
+  SyscallBatch batch;
+  for (size_t i = 1; i < count; ++i) {
+    if (custom_.choose_id) {
+      custom_.choose_id(id_of(i));
+      batch = {};
+    }
+    add_clone(batch, flags, 0, custom_.choose_id ? 0 : id_of(i));
+    if (!custom_.choose_id) continue;
+    trampoline_.run(task.leader().tracee, batch, task.name());
+    adopt();
   }
+  if (custom_.choose_id) return;
+  trampoline_.run(task.leader().tracee, batch, task.name());
+  for (size_t i = 1; i < count; ++i) adopt();
 }
 
 std::map<pid_t, pid_t> LiveTree::pids() const {

@@ -2,6 +2,7 @@
 // clone their children in batches, each with its dumped pid.
 #pragma once
 
+#include <functional>
 #include <list>
 #include <map>
 #include <string>
@@ -32,11 +33,21 @@ struct LiveTask {
 
 class LiveTree {
  public:
+  // For a root that isn't of our making and may have few privileges.
+  struct Custom {
+    pid_t root_pgid = 0, root_sid = 0;  // as it is, in the container's; 0: outside of it
+    // Lets the next task have this id; without it tasks are cloned with the id.
+    std::function<void(pid_t)> choose_id;
+    // Of a new child, before it has children; may let it execve.
+    std::function<void(LiveTask&)> born;
+  };
+
   // Whether sessions and groups of the image can be made, before there is any
   // task. Throws naming the process.
   static void check(const image::Checkpoint& checkpoint);
 
   LiveTree(const image::Checkpoint& checkpoint, Trampoline& trampoline);
+  LiveTree(const image::Checkpoint& checkpoint, Trampoline& trampoline, Custom custom);
   ~LiveTree();  // kills what was not let go
   LiveTree(const LiveTree&) = delete;
   LiveTree& operator=(const LiveTree&) = delete;
@@ -62,6 +73,7 @@ class LiveTree {
 
   const image::Checkpoint& checkpoint_;
   Trampoline& trampoline_;
+  Custom custom_;
   std::list<LiveTask> tasks_;
 };
 

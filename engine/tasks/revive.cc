@@ -181,12 +181,16 @@ int Revival::shared_area(uint64_t shmid) {
   return area.get();
 }
 
-Revival::Descriptors& Revival::descriptors_of(LiveTask& task) {
-  auto& slot = sent_[task.pid];
+void Revival::open_files() {
+  for (const image::TaskImage& task : t_.checkpoint.tasks)
+    if (!task.dead()) descriptors_of(task);
+}
+
+Revival::Descriptors& Revival::descriptors_of(const image::TaskImage& image) {
+  auto& slot = sent_[&image];
   if (slot) return *slot;
   slot = std::make_unique<Descriptors>();
   Descriptors& d = *slot;
-  const image::TaskImage& image = *task.image;
   for (int i = 0; i < image.mm.vmas_size(); ++i) {
     const image::VmaEntry& vma = image.mm.vmas(i);
     if (auto shmid = shared_id(t_.checkpoint, vma)) {
@@ -210,7 +214,7 @@ Revival::Descriptors& Revival::descriptors_of(LiveTask& task) {
 
 void Revival::lay_out_memory(LiveTask& task) {
   if (task.image->dead()) return;
-  Descriptors& sent = descriptors_of(task);
+  Descriptors& sent = descriptors_of(*task.image);
   SyscallBatch batch;
   t_.sender.send(sent.ours, batch);
   map_vdso(task.image->mm, batch);
@@ -234,10 +238,11 @@ void Revival::equip(LiveTask& task) {
   if (task.image->dead()) return;
   const image::TaskImage& image = *task.image;
   const image::TaskCoreEntry& core = image.core();
-  Descriptors& sent = descriptors_of(task);
+  Descriptors& sent = descriptors_of(*task.image);
   SyscallBatch batch;
   protect_vmas(image.mm, batch);
-  restore_mm(image.mm, sent.exe, batch);
+  // Who may not set the link to the program has it from its execve.
+  restore_mm(image.mm, t_.inherited ? -1 : sent.exe, batch);
   if (sent.mounts >= 0)
     batch.must("enter the mount namespace of", SYS_setns, sent.mounts, CLONE_NEWNS);
   const image::FileEntry& root = t_.files.entry(image.fs.root_id());
@@ -264,10 +269,12 @@ void Revival::equip(LiveTask& task) {
   for (uint32_t bit = 1; bit != 0; bit <<= 1)
     if (core.membarrier_registration_mask() & bit)
       batch.must("register membarrier of", SYS_membarrier, bit, 0, 0);
+  if (t_.inherited) lower_limits(core, kernel::read_file(proc_file(task.pid, "limits")), batch);
   t_.trampoline.run(task.leader().tracee, batch, task.name());
+  UniqueFd proc = kernel::open(proc_file(task.pid, ""), O_PATH | O_DIRECTORY);
+  if (t_.inherited) return lower_proc_values(core, proc.get(), t_.log);
   restore_limits(core, task.pid, task.name());
   t_.cgroups.enter(image.threads.front().thread_core().cg_set(), task.pid);
-  UniqueFd proc = kernel::open(proc_file(task.pid, ""), O_PATH | O_DIRECTORY);
   restore_proc_values(core, userns::IdMap(t_.checkpoint.userns), proc.get(), t_.log);
 }
 
@@ -276,6 +283,7 @@ void Revival::confine_thread(LiveTask& task, LiveThread& thread, SyscallBatch& b
   const image::ThreadCoreEntry& t = core.thread_core();
   restore_thread_state(core, batch);
   restore_pending(t.signals_p(), task.leader().ns_tid, thread.ns_tid, false, batch);
+  if (t_.inherited) return confine_further(thread, batch);
   restore_lsm_label(lsm_label(t.creds(), t_.plan.lsm_profile), t_.checkpoint.inventory.lsmtype(),
                     free_number(*task.image), batch);
   // Without no_new_privs only CAP_SYS_ADMIN may set a filter; it is suspended
@@ -283,6 +291,17 @@ void Revival::confine_thread(LiveTask& task, LiveThread& thread, SyscallBatch& b
   if (t_.checkpoint.seccomp) restore_seccomp(*t_.checkpoint.seccomp, t, batch);
   restore_credentials(t.creds(), last_cap_, batch);
   restore_death_signal(t, batch);  // a change of credentials clears it
+}
+
+void Revival::confine_further(LiveThread& thread, SyscallBatch& batch) {
+  const image::ThreadCoreEntry& t = thread.core->thread_core();
+  auto now = kernel::parse_status(kernel::read_file(proc_file(thread.tid, "status")));
+  if (t.creds().no_new_privs() != 0 && !now.no_new_privs)
+    batch.must("set no_new_privs of", SYS_prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+  if (t_.checkpoint.seccomp)
+    restore_seccomp(*t_.checkpoint.seccomp, t, batch, t_.inherited->seccomp_filters);
+  lower_credentials(t.creds(), now, last_cap_, batch);
+  restore_death_signal(t, batch);
 }
 
 void Revival::confine(LiveTask& task) {

@@ -15,6 +15,12 @@
 
 namespace stasis::engine {
 
+// A container whose first process the runtime has made: what its tasks have from
+// that one stays as it is, or is lowered.
+struct Inherited {
+  std::set<int> seccomp_filters;  // by number in the image
+};
+
 class Revival {
  public:
   struct Tools {
@@ -28,6 +34,7 @@ class Revival {
     const std::map<uint32_t, UniqueFd>& mount_namespaces;
     PageCopier& copier;
     Log& log;
+    const Inherited* inherited = nullptr;  // null: all is of our making
   };
   explicit Revival(Tools tools);
   ~Revival();
@@ -35,6 +42,8 @@ class Revival {
   // Number of the descriptor by which tasks receive others: see FdSender.
   static int sender_number(const image::Checkpoint& checkpoint);
 
+  // Opens all that any task holds or maps. Otherwise done when it is needed.
+  void open_files();
   // What the root child brings from our own process and has to lose first.
   void strip(Tracee& root);
   // The steps, each over all tasks: memory is laid out; (the caller lets the
@@ -46,14 +55,15 @@ class Revival {
 
  private:
   struct Descriptors;  // what a task was sent, and as which number
-  Descriptors& descriptors_of(LiveTask& task);
+  Descriptors& descriptors_of(const image::TaskImage& task);
   int shared_area(uint64_t shmid);
   void confine_thread(LiveTask& task, LiveThread& thread, SyscallBatch& batch);
+  void confine_further(LiveThread& thread, SyscallBatch& batch);
   void place_descriptors(LiveTask& task, const Descriptors& sent, SyscallBatch& batch);
 
   Tools t_;
   unsigned last_cap_;
-  std::map<pid_t, std::unique_ptr<Descriptors>> sent_;
+  std::map<const image::TaskImage*, std::unique_ptr<Descriptors>> sent_;
   std::map<std::pair<uint32_t, uint32_t>, UniqueFd> mapped_files_;  // by file id and flags
   std::map<uint64_t, UniqueFd> shared_areas_;
   std::vector<UniqueFd> pages_;  // page images, until they are read

@@ -74,8 +74,18 @@ void SeccompFilters::write(image::ImageWriter& writer) const {
   if (entry_.seccomp_filters_size() > 0) writer.append("seccomp", entry_);
 }
 
+std::vector<std::string> seccomp_programs(const Tracee& thread) {
+  std::vector<std::string> programs;
+  std::string program;
+  uint32_t flags = 0;
+  while (read_filter(thread, static_cast<unsigned>(programs.size()), &program, &flags))
+    programs.push_back(program);
+  std::reverse(programs.begin(), programs.end());
+  return programs;
+}
+
 void restore_seccomp(const image::SeccompEntry& filters, const image::ThreadCoreEntry& core,
-                     SyscallBatch& batch) {
+                     SyscallBatch& batch, const std::set<int>& leave_out) {
   if (core.seccomp_mode() == image::strict) {
     batch.must("set strict seccomp of", SYS_seccomp, SECCOMP_SET_MODE_STRICT, 0, nullptr);
     return;
@@ -84,7 +94,7 @@ void restore_seccomp(const image::SeccompEntry& filters, const image::ThreadCore
   std::vector<const image::SeccompFilter*> chain;
   for (int64_t i = core.seccomp_filter(); i >= 0;) {
     const image::SeccompFilter& filter = filters.seccomp_filters(static_cast<int>(i));
-    chain.push_back(&filter);
+    if (!leave_out.contains(static_cast<int>(i))) chain.push_back(&filter);
     // load() has checked that prev always points to an earlier filter.
     i = filter.has_prev() ? static_cast<int64_t>(filter.prev()) : -1;
   }

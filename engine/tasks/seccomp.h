@@ -2,7 +2,9 @@
 #pragma once
 
 #include <map>
+#include <set>
 #include <string>
+#include <vector>
 
 #include "cgroup.pb.h"
 #include "core.pb.h"
@@ -24,9 +26,13 @@ class SeccompFilters {
   std::map<std::string, uint32_t> known_;  // filter with flags and index below it -> index
 };
 
+// The programs of a thread's filters, oldest first.
+std::vector<std::string> seccomp_programs(const Tracee& thread);
+
 // Restore: adds the thread's filters, outermost last. The tracer suspends
-// seccomp meanwhile (PTRACE_O_SUSPEND_SECCOMP).
+// seccomp meanwhile (PTRACE_O_SUSPEND_SECCOMP). `leave_out`: numbers of filters that
+// it has already.
 void restore_seccomp(const image::SeccompEntry& filters, const image::ThreadCoreEntry& core,
-                     SyscallBatch& batch);
+                     SyscallBatch& batch, const std::set<int>& leave_out = {});
 
 }  // namespace stasis::engine

@@ -1,0 +1,101 @@
+#include "engine/tasks/pid_chooser.h"
+
+#include <fmt/format.h>
+#include <linux/sched.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdlib>
+
+#include "base/scope_exit.h"
+#include "base/text.h"
+#include "kernel/fs.h"
+
+namespace stasis::engine {
+
+namespace {
+
+constexpr int tries = 64;
+
+// High ids: a container counts up from 1, and the helper must not take one that is wanted.
+long clone_high() {
+  auto highest = text::to_int<int>(text::trim(kernel::read_file("/proc/sys/kernel/pid_max")));
+  pid_t wanted = highest.value_or(32768);
+  for (int i = 0; i < tries; ++i) {
+    --wanted;
+    clone_args args{};
+    args.set_tid = reinterpret_cast<uint64_t>(&wanted);
+    args.set_tid_size = 1;
+    long pid = kernel::call(SYS_clone3, &args, sizeof args);
+    if (pid == -EINVAL && wanted > 32768)
+      wanted = 32768;  // the namespace has a pid_max of its own
+    else if (pid != -EEXIST)
+      return pid;
+  }
+  return -EEXIST;
+}
+
+}  // namespace
+
+PidChooser::PidChooser(pid_t init) {
+  int ends[2];
+  kernel::must(kernel::call(SYS_socketpair, AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends),
+               "make a socket pair");
+  channel_.reset(ends[0]);
+  UniqueFd theirs(ends[1]);
+  // The namespace that counts is the writer's, not the opener's.
+  UniqueFd counter = kernel::open("/proc/sys/kernel/ns_last_pid", O_WRONLY);
+  UniqueFd ns = kernel::open(fmt::format("/proc/{}/ns/pid", init), O_RDONLY);
+  UniqueFd home = kernel::open("/proc/self/ns/pid", O_RDONLY);
+  kernel::must(kernel::call(SYS_setns, ns.get(), CLONE_NEWPID), "enter", "the pid namespace");
+  long pid = clone_high();
+  if (pid == 0) {
+    channel_.reset();
+    serve(theirs.get(), counter.get());
+  }
+  kernel::must(kernel::call(SYS_setns, home.get(), CLONE_NEWPID), "return to",
+               "our own pid namespace");
+  helper_ = static_cast<pid_t>(kernel::must(pid, "make a helper in", "the pid namespace"));
+}
+
+void PidChooser::serve(int channel, int counter) {
+  kernel::call(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+  for (;;) {
+    pid_t id = 0;
+    long n = kernel::call(SYS_read, channel, &id, sizeof id);
+    if (n == -EINTR) continue;
+    if (n != sizeof id) _exit(0);
+    std::string text = std::to_string(id - 1);
+    long result = kernel::call(SYS_pwrite64, counter, text.c_str(), text.size(), 0);
+    int32_t answer = result < 0 ? static_cast<int32_t>(result) : 0;
+    if (kernel::call(SYS_write, channel, &answer, sizeof answer) < 0) _exit(1);
+  }
+}
+
+void PidChooser::next(pid_t id) {
+  kernel::must(kernel::call(SYS_write, channel_.get(), &id, sizeof id), "ask the helper in",
+               "the pid namespace");
+  int32_t answer = -ECHILD;
+  long n;
+  do n = kernel::call(SYS_read, channel_.get(), &answer, sizeof answer);
+  while (n == -EINTR);
+  kernel::must(n, "hear from the helper in", "the pid namespace");
+  kernel::must(answer, "choose process id", std::to_string(id));
+}
+
+PidChooser::~PidChooser() {
+  channel_.reset();
+  // It ends by itself; a frozen or misled one must not hold us.
+  kernel::call(SYS_kill, helper_, SIGKILL);
+  long n;
+  do n = kernel::call(SYS_wait4, helper_, nullptr, __WALL, nullptr);
+  while (n == -EINTR);
+}
+
+}  // namespace stasis::engine

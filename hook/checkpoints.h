@@ -1,0 +1,16 @@
+// Checkpoints that annotations name. Annotations are input of strangers: they lead
+// to what root alone has written, below the policy's roots, and nowhere else.
+#pragma once
+
+#include <string>
+
+#include "base/unique_fd.h"
+#include "mountmap/policy.h"
+
+namespace stasis::hook {
+
+// The checkpoint's directory, by a name below one of the policy's roots or (where
+// the policy allows) by an absolute path. Throws Error.
+UniqueFd open_checkpoint(const std::string& name, const mountmap::Policy& policy);
+
+}  // namespace stasis::hook

@@ -1,0 +1,24 @@
+// Containers that start from a checkpoint: the runtime makes them as always, and
+// a process of ours puts the dumped tasks into them when they start.
+#pragma once
+
+#include <string_view>
+
+#include "base/log.h"
+#include "oci/config.h"
+#include "oci/state.h"
+
+namespace stasis::hook {
+
+// Names the checkpoint. See checkpoints.h.
+constexpr const char* restore_annotation = "dev.stasis.restore";
+
+// createRuntime, for a container with that annotation. Returns when the
+// container's init is ours. Throws Error where the checkpoint doesn't fit.
+void arm(const oci::State& state, const oci::Config& config, Log& log, std::string_view state_dir);
+
+// poststart of such a container, where the runtime calls it when the program runs
+// (crun): waits for the outcome. Throws Error where the restore has failed.
+void await(const oci::State& state, std::string_view state_dir);
+
+}  // namespace stasis::hook

@@ -1,0 +1,17 @@
+// A checkpoint's mounts held against those that config.json gives the container:
+// in place the runtime makes them, so differences are told, and no obstacle.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "engine/image/checkpoint.h"
+#include "oci/config.h"
+
+namespace stasis::hook {
+
+// One line for each mount of the checkpoint that is another now, or none.
+std::vector<std::string> mount_differences(const image::Checkpoint& checkpoint,
+                                           const oci::Config& config);
+
+}  // namespace stasis::hook
