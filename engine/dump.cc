@@ -202,8 +202,8 @@ void store_container(Dump& dump, FrozenTree& tree) {
   dump.result.write_us = microseconds_since(start);
   dump.files.finish();
   dump.filters.write(dump.writer);
-  if (dump.id_map.maps())
-    dump.writer.append(fmt::format("userns-{}", dump.ids.id(CLONE_NEWUSER)), *dump.id_map.maps());
+  if (const auto& maps = dump.id_map.maps())
+    dump.writer.append(fmt::format("userns-{}", dump.ids.id(CLONE_NEWUSER)), *maps);
   namespaces::dump(dump.plan, dump.ids, dump.root_pidfd.get(), dump.writer, dump.log);
   if (dump.ids.own(CLONE_NEWNS)) {
     std::vector<uint32_t> spaces{dump.ids.id(CLONE_NEWNS)};
