@@ -7,6 +7,7 @@
 #include <sys/uio.h>
 
 #include <array>
+#include <bit>
 #include <cstring>
 
 #include "kernel/fs.h"
@@ -56,9 +57,9 @@ class Fresh {
       alignas(cmsghdr) char control[CMSG_SPACE(2 * sizeof(int))];
     } area{};
     auto at = [&](const void* member) {
-      return reinterpret_cast<void*>(scratch_ +
-                                     static_cast<uint64_t>(static_cast<const char*>(member) -
-                                                           reinterpret_cast<const char*>(&area)));
+      return std::bit_cast<void*>(scratch_ +
+                                  static_cast<uint64_t>(static_cast<const char*>(member) -
+                                                        reinterpret_cast<const char*>(&area)));
     };
     area.vector = {at(&area.word), 1};
     area.message.msg_iov = static_cast<iovec*>(at(&area.vector));
