@@ -47,6 +47,16 @@ const mountmap::MountProvider* Providers::of(const mountmap::Mount& mount) const
   return nullptr;
 }
 
+std::vector<std::string> Providers::explain(const mountmap::ProvidedMount& mount) const {
+  try {
+    for (const All* all : {&loaded_, &built_in_})
+      for (const auto& provider : *all)
+        if (provider->name() == mount.provider) return provider->explain(mount.description);
+  } catch (const Error&) {
+  }
+  return {};
+}
+
 UniqueFd Providers::make(const mountmap::ProvidedMount& mount) const {
   return named(loaded_, mount.provider, "Install its plugin in the directory of plugins.")
       .make(mount.description);

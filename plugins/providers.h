@@ -22,6 +22,9 @@ class Providers {
   // Null: nobody claims the mount.
   const mountmap::MountProvider* of(const mountmap::Mount& mount) const;
 
+  // For people; nothing of providers that aren't there, or don't understand it.
+  std::vector<std::string> explain(const mountmap::ProvidedMount& mount) const;
+
   // What a plugin wrote down: which mounts these make is for who installed
   // them to say.
   UniqueFd make(const mountmap::ProvidedMount& mount) const;
