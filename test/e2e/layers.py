@@ -5,6 +5,7 @@ import pathlib
 import shutil
 
 from harness import Container, expect, run, scenario
+from mount_faults import Tree
 from sources import mounted
 
 
@@ -81,3 +82,37 @@ def overlay_layers(env):
         with layers.overlay("second"):
             c.restore(image).ask()
             c.delete()
+
+
+DOCKER_FILES = ("resolv.conf", "hostname", "hosts")
+
+
+@scenario
+def command_lines_of_2014(env):
+    """How containers of Docker on aufs were dumped and restored by hand, word for word. This kernel
+    has no aufs: the root is an overlay, and the log says that what is asked for aufs has no effect."""
+    env.only_stasis()
+    layers = Layers(env, "counter")
+    root, files = layers.root, env.work / "containers"
+    files.mkdir()
+    with layers.mounted(), layers.overlay():
+        (root / "old").mkdir()
+        for name in DOCKER_FILES:
+            (files / name).write_text(f"{name} by Docker\n")
+        binds = "; ".join(f"mount --bind {files}/{name} {root}/etc/{name}" for name in DOCKER_FILES)
+        setup = f"""mount --bind {root} {root}; mount -t proc proc {root}/proc
+            mount -t tmpfs dev {root}/dev; mknod -m 666 {root}/dev/null c 1 3; {binds}
+            cd {root}; pivot_root . old; export PATH=/bin; umount -l /old; hash -r"""
+        keys = [word for name in DOCKER_FILES
+                for word in ("--ext-mount-map", f"/etc/{name}:/etc/{name}")]
+        places = [word for name in DOCKER_FILES
+                  for word in ("--ext-mount-map", f"/etc/{name}:{files}/{name}")]
+        with Tree(env, setup) as tree:
+            told = tree.dump("--evasive-devices", *keys, "--aufs", "--aufs-root", root,
+                             "--aufs-ref", "/etc/hosts")
+            expect("is overlay, no aufs" in told, told[-2000:])
+            tree.restore("--root", root, *places)
+            for name in DOCKER_FILES:
+                expect(tree.path(f"/etc/{name}").read_text() == f"{name} by Docker\n", name)
+            tree.dump("--root", root, *keys)  # as it was from 2015 on
+            tree.restore("--root", root, *places)
