@@ -62,10 +62,14 @@ int main() {
   auto* shared = const_cast<char*>(map(upper, PROT_READ | PROT_WRITE, MAP_SHARED));
   int directory = open("/laid", O_RDONLY | O_DIRECTORY);
   int early = open("/laid/copied", O_RDONLY);
+  const char* old = map(early, PROT_READ, MAP_PRIVATE);
+  const char* written = map(early, PROT_READ | PROT_WRITE, MAP_PRIVATE);
+  const_cast<char*>(written)[4096] = 'w';
   int late = open("/laid/copied", O_RDWR);  // copies it up
   std::string changed(size, 'c');
   need(early >= 0 && late >= 0 && pwrite(late, changed.data(), size, 0) > 0, "copy up");
   const char* copied = map(late, PROT_READ, MAP_PRIVATE);
+  need(old[0] == 'l' && written[0] == 'l', "an old mapping shows the copy");
   need(chdir("/laid/both") == 0, "chdir");
   create("/laid/both/upper", 'u');
   serve([&](Verdict& verdict) {
@@ -77,6 +81,9 @@ int main() {
     verdict.expect(pread(upper, &byte, 1, 7) == 1 && byte == 'x', "mapped and open are two files");
     shared[7] = 'u';
     verdict.expect(shows(early, 'c') && shows(late, 'c') && all(copied, 'c'), "the copied file");
+    verdict.expect(all(old, 'l'), "what was mapped before it was copied");
+    verdict.expect(written[0] == 'l' && written[4096] == 'w' && written[8192] == 'l',
+                   "what was mapped before it was copied, with a page of its own");
     verdict.expect(
         names(directory) == std::set<std::string>{".", "..", "lower", "upper", "copied", "both"},
         "the open directory");
