@@ -60,9 +60,10 @@ bool hides(const AufsBranch& branch, const std::string& relative) {
   if (exists(branch.path + "/" + relative)) return true;
   for (size_t start = 0;;) {
     size_t end = relative.find('/', start);
-    std::string directory = branch.path + "/" + relative.substr(0, start);
+    std::string directory = fmt::format("{}/{}", branch.path, relative.substr(0, start));
     std::string name = relative.substr(start, end - start);
-    if (exists(directory + ".wh." + name) || exists(directory + ".wh..wh..opq")) return true;
+    directory += ".wh.";
+    if (exists(directory + name) || exists(directory + ".wh..opq")) return true;
     if (end == relative.npos) return false;
     start = end + 1;
   }
@@ -167,6 +168,7 @@ AufsStack Aufs::parse(const std::string& description) {
 std::vector<std::string> Aufs::explain(const std::string& description) const {
   std::vector<std::string> lines;
   AufsStack stack = parse(description);
+  lines.reserve(stack.branches.size());
   for (const AufsBranch& branch : stack.branches)
     lines.push_back(
         fmt::format("/sys/fs/aufs/si_{}/br{} : {}", stack.si, lines.size(), branch.path));

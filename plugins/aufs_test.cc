@@ -168,6 +168,7 @@ TEST_CASE("the plan's rows tell the branches") {
   CHECK(map.rows[0].details.size() == 12);
   CHECK(map.rows[1].provided.provider.empty());
   REQUIRE(map.provided_mounts().size() == 1);
+  CHECK(root_place(map.provided_mounts().at(90)) == docker + "/mnt/ID");
   auto find = mapped_files(map.provided_mounts().at(90));
   CHECK(find("/var/lib/docker/aufs/diff/BRID10/bin/busybox")->path == "/bin/busybox");
 }

@@ -155,7 +155,7 @@ std::vector<std::unique_ptr<mountmap::MountProvider>> load_plugins(const std::st
   std::sort(names.begin(), names.end());
   std::vector<std::unique_ptr<mountmap::MountProvider>> loaded;
   for (const std::string& name : names)
-    if (name.ends_with(".so")) loaded.push_back(load(directory + "/" + name));
+    if (name.ends_with(".so")) loaded.push_back(load(fmt::format("{}/{}", directory, name)));
   return loaded;
 }
 

@@ -52,9 +52,10 @@ std::vector<std::string> Providers::explain(const mountmap::ProvidedMount& mount
     for (const All* all : {&loaded_, &built_in_})
       for (const auto& provider : *all)
         if (provider->name() == mount.provider) return provider->explain(mount.description);
+    return {};
   } catch (const Error&) {
+    return {};
   }
-  return {};
 }
 
 UniqueFd Providers::make(const mountmap::ProvidedMount& mount) const {
@@ -77,12 +78,17 @@ void claim_rows(const Providers& providers, mountmap::MountMap& map) {
     if (!provider) continue;
     row.provided = {provider->name(), provider->describe(row.mount)};
     row.details = provider->explain(row.provided.description);
+    if (is_root && row.source.empty()) row.source = root_place(row.provided);
     if (is_root) continue;
     row.kind = MountClass::provided;
     row.key.clear();
     row.reason = "made again by the plugin " + row.provided.provider;
     std::erase_if(map.findings, [&](const auto& finding) { return finding.mount == row.mount.id; });
   }
+}
+
+std::string root_place(const mountmap::ProvidedMount& root) {
+  return root.provider == "aufs" ? docker_root(Aufs::parse(root.description)) : "";
 }
 
 mountmap::FindMappedFile mapped_files(const mountmap::ProvidedMount& root) {

@@ -42,6 +42,10 @@ class Providers {
 // accounts for: neither config.json nor the policy.
 void claim_rows(const Providers& providers, mountmap::MountMap& map);
 
+// Where the host has the root mounted, by the layout of its layers; empty where
+// that doesn't tell.
+std::string root_place(const mountmap::ProvidedMount& root);
+
 // How mapped files are found in a root that was described like this; empty
 // where the kernel tells them right.
 mountmap::FindMappedFile mapped_files(const mountmap::ProvidedMount& root);

@@ -17,6 +17,8 @@ extern "C" {
 
 #define STASIS_MOUNT_ABI 1
 
+/* NOLINTBEGIN(readability-identifier-naming): names of C */
+
 /* A mount of the container, as /proc/PID/mountinfo shows it, unescaped. */
 struct stasis_mount {
   size_t size;            /* of this structure: a later stasis may know more fields */
@@ -60,6 +62,8 @@ struct stasis_mount_provider {
    */
   int (*make)(const char* description, size_t size, struct stasis_failure* failure);
 };
+
+/* NOLINTEND(readability-identifier-naming) */
 
 /* What a plugin exports. The first is looked at before anything is called. */
 extern const unsigned stasis_mount_abi; /* = STASIS_MOUNT_ABI */

@@ -83,7 +83,10 @@ void apply_root_options(const Settings& settings, engine::DumpPlan& plan, Log& l
     return;
   }
   std::string directory = settings.aufs_root.empty() ? settings.opts.root() : settings.aufs_root;
-  if (!directory.empty()) check_root(directory, plan);
+  if (!directory.empty())
+    check_root(directory, plan);
+  else if (auto told = plan.provided_mounts.find(root.id); told != plan.provided_mounts.end())
+    directory = plugins::root_place(told->second);
   if (settings.aufs_ref.empty() && settings.aufs_root.empty()) return;
   if (directory.empty())
     throw Error("use the reference for aufs", settings.aufs_ref)

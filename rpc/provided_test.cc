@@ -147,6 +147,13 @@ TEST_CASE("the options of 2014 for aufs", "[rpc]") {
     CHECK_FALSE(plan.written_mounts.contains(91));
     CHECK(log.text.empty());
   }
+  SECTION("the root's place is known from Docker's layout") {
+    settings.aufs_ref = "/etc/hosts";
+    plan.provided_mounts[90] = {"aufs", "ab\n\n/docker/aufs/diff/ID=rw\n"};
+    apply_root_options(settings, plan, log);
+    CHECK(plan.written_mounts.at(90).root == "/docker/aufs/mnt/ID");
+    CHECK(plan.written_mounts.at(92).root == "/docker/aufs/mnt/ID/srv");
+  }
   SECTION("--root alone changes nothing") {
     settings.opts.set_root("/");
     apply_root_options(settings, plan, log);
