@@ -1,5 +1,7 @@
 #include "base/text.h"
 
+#include <fmt/core.h>
+
 #include <algorithm>
 #include <set>
 #include <utility>
@@ -63,6 +65,34 @@ std::string_view next(std::string_view& rest, char separator) {
   auto part = rest.substr(0, at);
   rest.remove_prefix(at == std::string_view::npos ? rest.size() : at + 1);
   return part;
+}
+
+std::string unescape(std::string_view s) {
+  std::string out;
+  out.reserve(s.size());
+  for (size_t i = 0; i < s.size(); ++i) {
+    if (s[i] == '\\' && i + 3 < s.size()) {
+      auto value = to_int<unsigned>(s.substr(i + 1, 3), 8);
+      if (value && *value < 256) {
+        out += static_cast<char>(*value);
+        i += 3;
+        continue;
+      }
+    }
+    out += s[i];
+  }
+  return out;
+}
+
+std::string escape(std::string_view s) {
+  std::string out;
+  for (char c : s) {
+    if (c != '\\' && blanks.find(c) == std::string_view::npos)
+      out += c;
+    else
+      out += fmt::format("\\{:03o}", static_cast<unsigned char>(c));
+  }
+  return out;
 }
 
 std::vector<std::string> nearest(std::string_view word,

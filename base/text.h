@@ -27,6 +27,10 @@ std::vector<std::string_view> words(std::string_view s);  // by blanks, no empty
 // there is none) and returns it; for walking lines and fields without copies.
 std::string_view next(std::string_view& rest, char separator);
 
+// The kernel writes blanks, newlines and backslashes in paths as \ooo.
+std::string unescape(std::string_view s);
+std::string escape(std::string_view s);
+
 // Those of `candidates` that somebody who wrote `word` may have meant, the
 // nearest first, three at most.
 std::vector<std::string> nearest(std::string_view word, const std::vector<std::string>& candidates);

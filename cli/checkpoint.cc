@@ -152,6 +152,8 @@ int checkpoint(const CheckpointOptions& options, FILE* out) {
   add_manifest(image, options, container);
   constexpr int log_flags = O_WRONLY | O_CREAT | O_EXCL | O_APPEND;
   rpc::LogFile log(kernel::open_at(image.fd(), "dump.log", log_flags, 0600), 4, "stasis/dump");
+  for (const mountmap::MapRow& row : container.map.rows)
+    for (const std::string& line : row.details) log.info("{}", line);
   CheckpointObserver observer(image);
   engine::DumpResult result = engine::dump(plan, image.fd(), observer, log);
   if (!options.leave_running) delete_container(options);

@@ -161,6 +161,8 @@ class CommandLine {
         ->type_name("DEST=SOURCE")
         ->expected(1)
         ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+    command->add_flag("--mount-root", o.mount_root,
+                      "Mount the root (aufs, overlay) from the layers that the checkpoint names");
     add_runtime(*command, o.runtime);
     command->add_flag("--json", o.json, "For programs");
     command->footer(

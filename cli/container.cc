@@ -93,6 +93,8 @@ Container open_container(const ContainerQuery& query) {
     mountmap::apply_policy(container.map, container.policy, subject);
     mountmap::examine_config(container.map);
   }
+  container.providers = plugins::Providers::with_plugins(container.policy.plugins);
+  plugins::claim_rows(container.providers, container.map);
   return container;
 }
 
@@ -127,6 +129,10 @@ engine::DumpPlan build_dump_plan(const Container& container) {
   plan.recreated_mounts = container.map.recreated_mounts();
   if (container.policy.ghost_limit) plan.ghost_limit = *container.policy.ghost_limit;
   plan.host_sources = host_sources(container.map);
+  plan.provided_mounts = container.map.provided_mounts();
+  auto root = plan.provided_mounts.find(plan.mounts.root().id);
+  if (root != plan.provided_mounts.end())
+    plan.find_mapped_file = plugins::mapped_files(root->second);
   // The freezer of cgroup v1 where that is in use, else v2's.
   for (const char* controller : {"freezer", ""})
     if (auto cgroup = container.cgroups.find(controller);

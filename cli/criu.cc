@@ -18,6 +18,7 @@
 #include "rpc/option_names.h"
 #include "rpc/plans.h"
 #include "rpc/policy.h"
+#include "rpc/provided.h"
 #include "rpc/server.h"
 
 namespace stasis::cli {
@@ -127,6 +128,8 @@ class Command {
   void dump() {
     engine::DumpPlan plan = rpc::dump_plan(settings_.opts, log_, rpc::Keys::all_used);
     rpc::apply_policy(settings_.opts, plan, log_);
+    rpc::describe_mounts(*rpc::providers(settings_), plan, log_);
+    rpc::apply_root_options(settings_, plan, log_);
     rpc::EngineCalls calls = engine_calls();
     rpc::refuse_obstacles(plan, calls, log_);
     engine::Observer nobody;
@@ -138,6 +141,7 @@ class Command {
   void restore() {
     engine::RestorePlan plan = rpc::restore_plan(settings_.opts, rpc::Keys::all_used);
     rpc::apply_policy(plan, log_);
+    rpc::provide_mounts(settings_, plan);
     plan.pidfile = settings_.pidfile;
     if (plan.sibling && !settings_.detach)
       throw Error("restore", "").because("--restore-sibling wants --restore-detached beside it");

@@ -348,7 +348,7 @@ std::vector<Wanted> wanted_sources(const image::Checkpoint& image) {
   try {
     for (const auto& node :
          engine::mounts::plan_tree(mounts, engine::mounts::stored_devices(image)).nodes)
-      if (node.how == engine::mounts::How::external)
+      if (node.how == engine::mounts::How::external && !node.entry->with_plugin())
         result.push_back({node.entry, key_in(*node.entry, node.key)});
   } catch (const Error&) {  // compare() tells it
     result.clear();

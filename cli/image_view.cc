@@ -14,6 +14,7 @@
 #include "engine/mounts/fs_types.h"
 #include "engine/mounts/tree.h"
 #include "mountmap/map_json.h"
+#include "plugins/providers.h"
 
 namespace stasis::cli {
 namespace {
@@ -144,10 +145,21 @@ std::string flags_text(uint32_t flags) {
 
 MountClass class_of(const MntEntry& entry, bool is_root) {
   if (is_root) return MountClass::root;
+  if (entry.with_plugin()) return MountClass::provided;
   return engine::mounts::external_key(entry).empty() ? MountClass::own : MountClass::external;
 }
 
-Json mount_json(const MntEntry& entry, bool is_root) {
+// Who makes the mount, or could make it, and from what.
+void add_provider(const Checkpoint& image, const MntEntry& entry, Json& json) {
+  if (!image.more) return;
+  for (const auto& provided : image.more->provided()) {
+    if (provided.mnt_id() != entry.mnt_id()) continue;
+    json["provider"] = provided.provider();
+    json["details"] = plugins::Providers().explain({provided.provider(), provided.description()});
+  }
+}
+
+Json mount_json(const Checkpoint& image, const MntEntry& entry, bool is_root) {
   MountClass kind = class_of(entry, is_root);
   Json json{{"id", entry.mnt_id()},
             {"parent", entry.parent_mnt_id()},
@@ -157,6 +169,7 @@ Json mount_json(const MntEntry& entry, bool is_root) {
             {"root", entry.root()}};
   if (kind == MountClass::external) json["key"] = engine::mounts::external_key(entry);
   if (std::string type = engine::mounts::type_name(entry); !type.empty()) json["type"] = type;
+  add_provider(image, entry, json);
   json["source"] = entry.source();
   json["flags"] = flags_text(entry.flags());
   if (entry.has_sb_flags()) json["superblock_flags"] = flags_text(entry.sb_flags());
@@ -181,7 +194,7 @@ Json mount_namespaces(const Checkpoint& image) {
     for (const MntEntry& entry : found->second) ids.insert(entry.mnt_id());
     Json mounts = Json::array();
     for (const MntEntry* entry : in_order(found->second))
-      mounts.push_back(mount_json(*entry, !ids.contains(entry->parent_mnt_id())));
+      mounts.push_back(mount_json(image, *entry, !ids.contains(entry->parent_mnt_id())));
     list.push_back({{"id", found->first}, {"tasks", pids->second}, {"mounts", std::move(mounts)}});
     members.erase(pids);
   }

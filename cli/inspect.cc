@@ -113,6 +113,11 @@ void print_mounts(const Json& space, Page& page) {
                     {flags}});
   }
   page.table(rows);
+  for (const Json& mount : space["mounts"]) {
+    if (!mount.contains("details") || mount["details"].empty()) continue;
+    page.line(fmt::format("{} ({}):", text_of(mount, "mountpoint"), text_of(mount, "provider")));
+    for (const Json& line : mount["details"]) page.line("  " + printable(line.get<std::string>()));
+  }
 }
 
 void print_all_mounts(const Json& json, Page& page) {

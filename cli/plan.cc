@@ -33,6 +33,15 @@ void print_table(const mountmap::MountMap& map, Page& page) {
   page.table(rows);
 }
 
+void print_details(const mountmap::MountMap& map, Page& page) {
+  for (const auto& row : map.rows) {
+    if (row.details.empty()) continue;
+    page.line("");
+    page.line(fmt::format("{} ({}):", printable(row.mount.mountpoint), row.provided.provider));
+    for (const std::string& line : row.details) page.line("  " + printable(line));
+  }
+}
+
 void print_findings(const std::vector<MapFinding>& findings, Page& page) {
   for (const auto& finding : findings) {
     page.line(fmt::format(
@@ -99,6 +108,7 @@ int plan(const PlanOptions& options, FILE* out) {
     page.line(title(container));
     page.line("");
     print_table(container.map, page);
+    print_details(container.map, page);
     page.line("");
     print_findings(findings, page);
     page.line(page.paint(verdict.good ? "1;32" : "1;31", "Verdict: " + verdict.text + "."));

@@ -14,6 +14,7 @@
 #include "mountmap/policy.h"
 #include "oci/config.h"
 #include "oci/state.h"
+#include "plugins/providers.h"
 
 namespace stasis::cli {
 
@@ -34,6 +35,7 @@ struct Container {
   std::optional<oci::Config> config;
   mountmap::MountMap map;
   mountmap::Policy policy;
+  plugins::Providers providers;
   std::map<std::string, std::string> cgroups;  // controller ("" for v2) -> directory
 };
 

@@ -19,6 +19,7 @@
 #include "cli/fit.h"
 #include "cli/image_dir.h"
 #include "cli/lock.h"
+#include "cli/mounted_root.h"
 #include "cli/page.h"
 #include "cli/remap.h"
 #include "cli/runc.h"
@@ -176,7 +177,10 @@ int restore(const RestoreOptions& given, FILE* out) {
   options = complete(std::move(options), manifest);
   image::Checkpoint image = image::load(kernel::open(options.image, O_RDONLY | O_DIRECTORY).get());
   std::string config = configure(options, image);
-  auto differences = examine(options, image, oci::parse_config(config, options.bundle), manifest);
+  oci::Config parsed = oci::parse_config(config, options.bundle);
+  std::optional<MountedRoot> root;
+  if (options.mount_root) root.emplace(image, parsed.root_path);
+  auto differences = examine(options, image, parsed, manifest);
   std::optional<MappedBundle> mapped;
   if (!options.maps.empty()) {
     mapped.emplace(bundles_dir, options.id, config);
@@ -200,6 +204,7 @@ int restore(const RestoreOptions& given, FILE* out) {
   // Not into the midst of what the container has to say.
   if (shared_stdout) out = shared_stderr ? nullptr : stderr;
   if (mapped) mapped->keep();
+  if (root) root->keep();
   if (out) report(options, differences, now_ms() - start, out);
   return 0;
 }

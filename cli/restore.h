@@ -14,6 +14,7 @@ struct RestoreOptions {
   std::string bundle;     // empty: the one it was checkpointed with
   std::string runc_root;  // likewise
   std::string runtime = "runc";
+  bool mount_root = false;        // from the layers that the checkpoint names
   std::vector<std::string> maps;  // DEST=SOURCE
   bool json = false;
 };

@@ -14,6 +14,7 @@
 #include "engine/files/obstacles.h"
 #include "engine/image/format.h"
 #include "engine/image/image.h"
+#include "engine/memory/outdated.h"
 #include "engine/memory/pages.h"
 #include "engine/memory/vma.h"
 #include "engine/mounts/mounts.h"
@@ -125,8 +126,12 @@ void store_fs(Dump& dump, const FrozenTask& task) {
 void store_memory(Dump& dump, FrozenTask& task, image::MmEntry& mm, bool lone) {
   mm.set_dumpable(task.dumpable);
   dump.writer.append(fmt::format("mm-{}", task.ns_pid), mm);
+  auto outdated = outdated_areas(task, dump.plan.mounts);
+  for (const PageRange& range : outdated)
+    dump.log.info("{}: {} pages at {:x} are of a file that was changed since", task.name(),
+                  range.pages(), range.start);
   dump.result.pages_written +=
-      store_pages(task, mm, ++dump.last_pages_id, lone, dump.writer, dump.copier);
+      store_pages(task, mm, outdated, ++dump.last_pages_id, lone, dump.writer, dump.copier);
   for (const image::VmaEntry& vma : mm.vmas()) {
     dump.result.pages_scanned += (vma.end() - vma.start()) / page_size;
     if (!(vma.status() & image::vma_anon_shared) || dump.shared_areas.count(vma.shmid())) continue;

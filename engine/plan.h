@@ -16,6 +16,8 @@
 #include "base/log.h"
 #include "base/unique_fd.h"
 #include "mountmap/identity.h"
+#include "mountmap/mapped_file.h"
+#include "mountmap/mount_provider.h"
 #include "mountmap/mount_table.h"
 
 namespace stasis::engine {
@@ -60,6 +62,12 @@ struct NestedMounts {
   mountmap::MountTable mounts;
 };
 
+// What an image says of a mount in place of what the kernel does.
+struct WrittenMount {
+  unsigned major = 0, minor = 0;
+  std::string root, source, options;
+};
+
 // How a cgroup that is to be frozen is reached: its directory in a v1 freezer
 // hierarchy or in the v2 hierarchy.
 struct DumpPlan {
@@ -75,6 +83,9 @@ struct DumpPlan {
   std::set<int> recreated_mounts;            // mount ids; come back empty
   std::map<int, std::string> mount_sources;  // mount id -> source, where not its own is written
   std::map<int, mountmap::HostSource> host_sources;  // of external mounts, to be compared later
+  std::map<int, WrittenMount> written_mounts;        // mount id -> where the kernel isn't believed
+  std::map<int, mountmap::ProvidedMount> provided_mounts;  // mount id -> who makes it again
+  mountmap::FindMappedFile find_mapped_file;  // where the root is made of layers; else empty
   std::set<std::string> enabled_fs;  // types to be made anew by name alone, content and all lost
   std::map<uint64_t, std::string> external_namespaces;  // ns inode -> key ("extRootNetNS")
   bool leave_running = false;
@@ -103,6 +114,8 @@ struct RestorePlan {
       external_mounts;  // key in the image -> source path on the host
   // Where set, it has the last word on the source; may throw.
   std::function<std::string(const ExternalMount&)> choose_source;
+  // Makes what is written of a mount that has a provider; throws. Else empty.
+  std::function<UniqueFd(const mountmap::ProvidedMount&)> make_provided;
   std::map<std::string, std::string> external_devices;  // NAME of dev[NAME] -> device on the host
   bool automatic_mounts = false;     // those found automatically may be bound from where they were
   std::set<std::string> enabled_fs;  // types that an image may have mounted, beside the known ones

@@ -1,5 +1,6 @@
 #include "kernel/fs.h"
 
+#include <dirent.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -28,6 +29,22 @@ long try_open_in(int dirfd, const std::string& path, int flags, uint64_t resolve
 UniqueFd open_in(int dirfd, const std::string& path, int flags, uint64_t resolve, mode_t mode) {
   return UniqueFd(
       static_cast<int>(must(try_open_in(dirfd, path, flags, resolve, mode), "open", path)));
+}
+
+std::vector<std::string> entries(const std::string& path) {
+  UniqueFd directory = open(path, O_RDONLY | O_DIRECTORY);
+  std::vector<std::string> names;
+  alignas(dirent64) char buffer[8192];
+  for (;;) {
+    long size = must(call(SYS_getdents64, directory.get(), buffer, sizeof buffer), "list", path);
+    if (size == 0) return names;
+    for (long at = 0; at < size;) {
+      const auto* entry = reinterpret_cast<const dirent64*>(buffer + at);
+      std::string name = entry->d_name;
+      if (name != "." && name != "..") names.push_back(std::move(name));
+      at += entry->d_reclen;
+    }
+  }
 }
 
 std::string read_all(int fd, std::string_view name, size_t limit) {

@@ -8,6 +8,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "base/unique_fd.h"
 #include "kernel/call.h"
@@ -28,6 +29,9 @@ constexpr size_t read_limit = 64 << 20;
 std::string read_file(const std::string& path, size_t limit = read_limit);
 std::string read_file_at(int dirfd, const std::string& path, size_t limit = read_limit);
 std::string read_all(int fd, std::string_view name, size_t limit = read_limit);
+
+// The names in a directory, "." and ".." left out.
+std::vector<std::string> entries(const std::string& path);
 
 // One write of the whole text into an existing (pseudo) file.
 void write_file(const std::string& path, std::string_view text);

@@ -1,10 +1,13 @@
 #include "kernel/mount_api.h"
 
 #include <fcntl.h>
+#include <sched.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include <cerrno>
+#include <exception>
+#include <thread>
 
 #include "kernel/call.h"
 
@@ -67,6 +70,33 @@ UniqueFd FsContext::mount(unsigned attributes) {
   long fd = call(SYS_fsmount, fd_.get(), FSMOUNT_CLOEXEC, attributes);
   check(fd, "mount a file system of type", type_);
   return UniqueFd(static_cast<int>(fd));
+}
+
+// A mount needs a place: one in a namespace of its own, gone with the thread
+// that it belongs to.
+UniqueFd mount_by_data(const std::string& type, const std::string& source,
+                       const std::vector<std::string>& data) {
+  UniqueFd mount;
+  std::exception_ptr failure;
+  std::thread helper([&] {
+    try {
+      constexpr const char* place = "/proc";
+      must(call(SYS_unshare, CLONE_NEWNS), "leave", "our mount namespace");
+      make_tree_private("/");
+      unsigned long flags = 0;
+      for (const std::string& options : data) {
+        must(call(SYS_mount, source.c_str(), place, type.c_str(), flags, options.c_str()),
+             "mount a file system of type", type + " with " + options);
+        flags = MS_REMOUNT;
+      }
+      mount = open_tree(AT_FDCWD, place, OPEN_TREE_CLONE);
+    } catch (...) {
+      failure = std::current_exception();
+    }
+  });
+  helper.join();
+  if (failure) std::rethrow_exception(failure);
+  return mount;
 }
 
 UniqueFd open_tree(int dirfd, const std::string& path, unsigned flags) {

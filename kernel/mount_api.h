@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "base/unique_fd.h"
 
@@ -33,6 +34,12 @@ class FsContext {
   UniqueFd fd_;
   std::string type_;
 };
+
+// mount(2), for what doesn't fit into an FsContext, where no value is longer
+// than 255 bytes. `data`: a page of options at most, and those of remounts that
+// follow. The mount, attached nowhere.
+UniqueFd mount_by_data(const std::string& type, const std::string& source,
+                       const std::vector<std::string>& data);
 
 // `flags`: OPEN_TREE_CLONE, AT_RECURSIVE, AT_SYMLINK_NOFOLLOW ... An empty
 // path is the descriptor itself.

@@ -10,6 +10,8 @@ std::string_view name_of(MountClass kind) {
       return "own";
     case MountClass::external:
       return "external";
+    case MountClass::provided:
+      return "provided";
     case MountClass::skipped:
       return "skipped";
   }
@@ -98,6 +100,10 @@ nlohmann::json to_json(const MapRow& row) {
   if (!row.rule.empty()) {
     json["action"] = name_of(row.action);
     json["rule"] = row.rule;
+  }
+  if (!row.provided.provider.empty()) {
+    json["provider"] = row.provided.provider;
+    json["details"] = row.details;
   }
   if (!row.remapped.empty()) json["remapped"] = row.remapped;
   if (row.kind == MountClass::external) {

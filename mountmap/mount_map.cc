@@ -124,13 +124,15 @@ class Mapper {
         point = input_.resolve(point);
         if (!point.empty()) row = match(wanted, point);
       }
-      if (row)
+      if (row) {
         from_config_[row->mount.id] = &wanted;
-      else if (wanted.bind())
+        row->configured = true;
+      } else if (wanted.bind()) {
         find(
             Severity::warning, wanted.destination,
             fmt::format("config.json binds {} here, but no such mount is there now", wanted.source),
             "nothing to do if the container took it away by itself");
+      }
     }
   }
 
@@ -358,6 +360,13 @@ std::set<int> MountMap::recreated_mounts() const {
   for (const auto& row : rows)
     if (row.kind == MountClass::own && row.action == Action::recreate) ids.insert(row.mount.id);
   return ids;
+}
+
+std::map<int, ProvidedMount> MountMap::provided_mounts() const {
+  std::map<int, ProvidedMount> mounts;
+  for (const auto& row : rows)
+    if (!row.provided.provider.empty()) mounts.emplace(row.mount.id, row.provided);
+  return mounts;
 }
 
 }  // namespace stasis::mountmap

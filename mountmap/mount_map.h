@@ -17,12 +17,13 @@
 #include <vector>
 
 #include "mountmap/identity.h"
+#include "mountmap/mount_provider.h"
 #include "mountmap/mount_table.h"
 #include "oci/config.h"
 
 namespace stasis::mountmap {
 
-enum class MountClass { root, own, external, skipped };
+enum class MountClass { root, own, external, provided, skipped };
 enum class ExternalKind { none, directory, file, masked, device, cgroup };
 
 // What a rule of the policy wants done with a mount (mountmap/policy.h).
@@ -37,7 +38,10 @@ struct MapRow {
   std::string reason;  // why it is so, for people
   FileIdentity root;   // of the mount's root; unknown for hidden mounts
   Action action = Action::keep;
-  std::string rule;      // where the rule stands that decided, empty: none did
+  std::string rule;                  // where the rule stands that decided, empty: none did
+  bool configured = false;           // config.json names it
+  ProvidedMount provided;            // who makes it, or could make it, again; else no name
+  std::vector<std::string> details;  // of that
   std::string remapped;  // what a restore on this host would bind in place of the source
 };
 
@@ -62,6 +66,7 @@ struct MountMap {
   std::set<int> skipped_mounts() const;
   std::map<int, bool> content_mounts() const;  // whether it shows a directory
   std::set<int> recreated_mounts() const;
+  std::map<int, ProvidedMount> provided_mounts() const;
 };
 
 struct MapInput {

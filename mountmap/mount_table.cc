@@ -30,24 +30,6 @@ constexpr std::array superblock_flags{
     FlagName{"ro", MS_RDONLY}, FlagName{"sync", MS_SYNCHRONOUS}, FlagName{"dirsync", MS_DIRSYNC},
     FlagName{"mand", MS_MANDLOCK}, FlagName{"lazytime", MS_LAZYTIME}};
 
-// The kernel writes blank, tab, newline and backslash as \ooo.
-std::string unescape(std::string_view s) {
-  std::string out;
-  out.reserve(s.size());
-  for (size_t i = 0; i < s.size(); ++i) {
-    if (s[i] == '\\' && i + 3 < s.size()) {
-      auto value = text::to_int<unsigned>(s.substr(i + 1, 3), 8);
-      if (value && *value < 256) {
-        out += static_cast<char>(*value);
-        i += 3;
-        continue;
-      }
-    }
-    out += s[i];
-  }
-  return out;
-}
-
 template <typename Int>
 Int number(std::string_view field, std::string_view line) {
   auto value = text::to_int<Int>(field);
@@ -73,7 +55,7 @@ void superblock_options(std::string_view options, Mount& mount) {
     if (!flag && word != "rw") break;
     mount.sb_flags |= flag;
   }
-  mount.sb_options = unescape(options);
+  mount.sb_options = text::unescape(options);
 }
 
 Mount parse_line(std::string_view line) {
@@ -89,8 +71,8 @@ Mount parse_line(std::string_view line) {
   auto device = field();
   mount.major = number<unsigned>(text::next(device, ':'), line);
   mount.minor = number<unsigned>(device, line);
-  mount.root = unescape(field());
-  mount.mountpoint = unescape(field());
+  mount.root = text::unescape(field());
+  mount.mountpoint = text::unescape(field());
   if (!mount.mountpoint.starts_with('/'))
     throw Error("read mountinfo", "line \"" + std::string(line) + "\"")
         .because("expected a mountpoint, found \"" + mount.mountpoint + "\"");
@@ -105,8 +87,8 @@ Mount parse_line(std::string_view line) {
     if (name == "master") mount.master = number<int>(optional, line);
     if (name == "unbindable") mount.unbindable = true;
   }
-  mount.fstype = unescape(field());
-  mount.source = unescape(field());
+  mount.fstype = text::unescape(field());
+  mount.source = text::unescape(field());
   superblock_options(field(), mount);
   return mount;
 }
@@ -168,7 +150,7 @@ Mount from_statmount(kernel::MountStat&& stat) {
   mount.fstype = std::move(stat.type);
   if (!stat.subtype.empty()) mount.fstype += "." + stat.subtype;
   mount.source = std::move(stat.source);
-  mount.sb_options = unescape(stat.options);
+  mount.sb_options = text::unescape(stat.options);
   return mount;
 }
 

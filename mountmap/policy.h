@@ -32,6 +32,7 @@ struct Policy {
   std::vector<PolicyRule> rules;
   std::vector<std::string> checkpoints;  // where annotations may name a checkpoint
   bool any_checkpoint = false;           // ... or anywhere else, by an absolute path
+  std::string plugins;                   // directory of plugins; empty: the default one
   std::optional<uint64_t> ghost_limit;   // bytes of one deleted file taken along
   std::optional<uint64_t> size_limit;    // bytes of one mount's data taken by `content`
 };

@@ -44,12 +44,14 @@ class Reader {
       } else if (key == "checkpoints") {
         for (const auto& path : strings(value))
           policy.checkpoints.push_back(directory(value, path));
+      } else if (key == "plugins") {
+        policy.plugins = directory(value, string(value));
       } else if (key == "ghost_limit") {
         policy.ghost_limit = size(value);
       } else if (key == "size_limit") {
         policy.size_limit = size(value);
       } else {
-        unknown(at, key, "rules, checkpoints, ghost_limit or size_limit");
+        unknown(at, key, "rules, checkpoints, plugins, ghost_limit or size_limit");
       }
     });
     return policy;

@@ -12,6 +12,7 @@
 #include "rpc/option_names.h"
 #include "rpc/plans.h"
 #include "rpc/policy.h"
+#include "rpc/provided.h"
 
 namespace stasis::rpc {
 namespace {
@@ -88,6 +89,8 @@ class Operation {
     engine::DumpPlan plan = dump_plan(settings_.opts, *log_);
     stage_errno_ = EOPNOTSUPP;
     apply_policy(settings_.opts, plan, *log_);
+    describe_mounts(*providers(settings_), plan, *log_);
+    apply_root_options(settings_, plan, *log_);
     refuse_obstacles(plan, calls_, *log_);
     stage_errno_ = EIO;
     NotifyObserver observer(channel_, settings_.opts.notify_scripts());
@@ -103,6 +106,7 @@ class Operation {
   void restore() {
     engine::RestorePlan plan = restore_plan(settings_.opts);
     apply_policy(plan, *log_);
+    provide_mounts(settings_, plan);
     stage_errno_ = EIO;
     NotifyObserver observer(channel_, settings_.opts.notify_scripts());
     observer.on_restored = [&](const engine::RestoreResult& result) {

@@ -19,6 +19,9 @@ struct Settings {
   std::string work_dir, log_path;
   // What only a command line says.
   std::string pidfile;
+  std::string aufs_root, aufs_ref;  // of a dump: where aufs is mounted; a mount beside it
+  bool aufs = false;
+  std::string plugins;  // directory of plugins
   std::vector<std::string> features;
   bool detach = false, help = false, version = false;
   bool ignored = false;  // of switches that make no difference here

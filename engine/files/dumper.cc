@@ -9,6 +9,7 @@
 
 #include "engine/files/pipe_data.h"
 #include "engine/files/reopen.h"
+#include "engine/files/standing.h"
 #include "engine/image/image.h"
 #include "engine/namespaces/ns_ids.h"
 #include "kernel/fs.h"
@@ -89,6 +90,7 @@ uint32_t Dumper::path_file(const std::string& proc_link, uint32_t flags) {
   OpenFile file;
   file.fd = kernel::open(proc_link, O_PATH);
   file.probe = probe_link(proc_link, file.fd.get());
+  tell_inside(file.probe, around_);
   file.probe.info.flags = static_cast<int>(flags);
   const Probe& probe = file.probe;
   auto [id, is_new] = path_files_.try_emplace(

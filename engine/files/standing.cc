@@ -62,6 +62,29 @@ std::optional<struct statx> look_up(const std::string& name, const mounts::Place
 
 }  // namespace
 
+void tell_inside(Probe& probe, const Surroundings& around) {
+  const DumpPlan& plan = around.plan();
+  if (!plan.find_mapped_file) return;
+  // The mount that the kernel names is the layer's, in no table of the container.
+  const mountmap::Mount* mount = mounts::find_mount(plan, probe.info.mnt_id).mount;
+  const mounts::Place root = mounts::find_mount(plan, plan.mounts.root().id);
+  if (mount && mount->fstype != root.mount->fstype) return;
+  bool gone = probe.link.ends_with(deleted);
+  auto file = plan.find_mapped_file(gone ? probe.link.substr(0, probe.link.size() - deleted.size())
+                                         : probe.link);
+  if (!file) return;
+  probe.link = file->path;
+  probe.info.mnt_id = root.mount->id;
+  std::optional<struct statx> found;
+  if (!gone && file->current) found = look_up(file->path, root, around);
+  if (found) {
+    probe.stat = *found;  // the numbers of the layer are others
+    return;
+  }
+  probe.link += deleted;
+  probe.stat.stx_nlink = 0;
+}
+
 bool is_memory_file(const Probe& probe) {
   return probe.link.starts_with("/memfd:") && probe.link.ends_with(deleted) &&
          probe.stat.stx_nlink == 0;

@@ -17,6 +17,10 @@ struct Standing {
 
 Standing standing_of(const Probe& probe, const Surroundings& around);
 
+// Where a mapped file was told by the path of a layer of the root, the probe is
+// made to tell what the container sees.
+void tell_inside(Probe& probe, const Surroundings& around);
+
 // memfd_create(), shared anonymous memory: their paths are none.
 bool is_memory_file(const Probe& probe);
 

@@ -97,10 +97,12 @@ struct Written {
   image::Checkpoint checkpoint;
   uint32_t path_id = 0;
 
-  explicit Written(std::vector<pid_t> pids, const std::string& path_link = {}) {
+  explicit Written(std::vector<pid_t> pids, const std::string& path_link = {},
+                   const std::function<void(DumpPlan&)>& change = {}) {
     DumpPlan plan;
     plan.root = pids.front();
     plan.mounts = mountmap::MountTable::read(plan.root);
+    if (change) change(plan);
     NullLog log;
     UniqueFd dir = kernel::open(scratch.path(), O_RDONLY | O_DIRECTORY);
     {

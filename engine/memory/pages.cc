@@ -57,6 +57,19 @@ void append(std::vector<PageRange>* ranges, uint64_t start, uint64_t end) {
     ranges->push_back({start, end});
 }
 
+std::vector<PageRange> united(std::vector<PageRange> ranges, const std::vector<PageRange>& more) {
+  ranges.insert(ranges.end(), more.begin(), more.end());
+  std::sort(ranges.begin(), ranges.end(),
+            [](const PageRange& a, const PageRange& b) { return a.start < b.start; });
+  std::vector<PageRange> all;
+  for (const PageRange& range : ranges)
+    if (!all.empty() && range.start <= all.back().end)
+      all.back().end = std::max(all.back().end, range.end);
+    else
+      all.push_back(range);
+  return all;
+}
+
 bool scan(int pagemap, uint64_t start, uint64_t end, std::vector<PageRange>* found) {
   std::array<PageRegion, 512> regions;
   while (start < end) {
@@ -219,7 +232,8 @@ void PageCopier::run(const std::function<void(uint64_t)>& progress,
 void PageCopier::save(const std::function<void(uint64_t)>& progress) { run(progress, save_piece); }
 void PageCopier::fill(const std::function<void(uint64_t)>& progress) { run(progress, fill_piece); }
 
-uint64_t store_pages(FrozenTask& task, const image::MmEntry& mm, uint32_t pages_id, bool lone,
+uint64_t store_pages(FrozenTask& task, const image::MmEntry& mm,
+                     const std::vector<PageRange>& whole, uint32_t pages_id, bool lone,
                      image::ImageWriter& writer, PageCopier& copier) {
   std::string stem = fmt::format("pagemap-{}", task.ns_pid);
   image::PagemapHead head;
@@ -231,8 +245,7 @@ uint64_t store_pages(FrozenTask& task, const image::MmEntry& mm, uint32_t pages_
   std::vector<PageRange> pages = own_pages(pagemap.get(), dumped_areas(mm));
   for (const image::VmaEntry& vma : mm.vmas())
     if (vma.status() & image::vma_vdso) append(&pages, vma.start(), vma.end());
-  std::sort(pages.begin(), pages.end(),
-            [](const PageRange& a, const PageRange& b) { return a.start < b.start; });
+  pages = united(std::move(pages), whole);
 
   std::vector<PageRange> exclusive, shared;
   if (lone)

@@ -73,8 +73,10 @@ class PageCopier {
 
 // Dump of one task: writes pagemap-PID and adds what is to be copied into
 // pages-N to `copier`. `lone`: no other process can share pages with this one.
-// Returns the number of pages.
-uint64_t store_pages(FrozenTask& task, const image::MmEntry& mm, uint32_t pages_id, bool lone,
+// `whole`: ranges of private mappings of which all pages are taken. Returns the
+// number of pages.
+uint64_t store_pages(FrozenTask& task, const image::MmEntry& mm,
+                     const std::vector<PageRange>& whole, uint32_t pages_id, bool lone,
                      image::ImageWriter& writer, PageCopier& copier);
 
 // Restore: adds the task's pages; the VMAs are mapped and writable. `pages`

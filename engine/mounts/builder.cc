@@ -163,6 +163,13 @@ UniqueFd Builder::State::bind(Staging& staging, const Node& node) {
   return kernel::open_tree(fd.get(), "", OPEN_TREE_CLONE);
 }
 
+// Of a mount on which nothing stands.
+UniqueFd part_of(int mount, const std::string& path) {
+  if (path.empty()) return kernel::open_tree(mount, "", OPEN_TREE_CLONE);
+  UniqueFd part = kernel::open_in(mount, path, O_PATH | O_NOFOLLOW, within_mount);
+  return kernel::open_tree(part.get(), "", OPEN_TREE_CLONE);
+}
+
 // Attached nowhere and private.
 UniqueFd Builder::State::make(Staging& staging, int i) {
   const Node& node = tree.nodes[i];
@@ -177,7 +184,7 @@ UniqueFd Builder::State::make(Staging& staging, int i) {
     // Staged in this namespace, where alone it can be copied; the copy is as
     // young as its place in the order asks for.
     if (!handed_over) staging.attach(sources[i].get());
-    mount = kernel::open_tree(sources[i].get(), "", OPEN_TREE_CLONE);
+    mount = part_of(sources[i].get(), node.subpath);
   }
   set_attributes(mount.get(), node);
   return mount;

@@ -124,6 +124,14 @@ image::MntEntry describe(const Mount& mount, const DumpPlan& plan, const Surroun
   entry.set_master_id(static_cast<uint32_t>(mount.master));
   if (auto source = plan.mount_sources.find(mount.id); source != plan.mount_sources.end())
     entry.set_source(source->second);
+  if (auto written = plan.written_mounts.find(mount.id); written != plan.written_mounts.end()) {
+    entry.set_root_dev(written->second.major << 20 | written->second.minor);
+    entry.set_source(written->second.source);
+    entry.set_options(written->second.options);
+  }
+  // The root is the restorer's to give; it may be made from this.
+  if (plan.provided_mounts.contains(mount.id) && mount.id != plan.mounts.root().id)
+    entry.set_with_plugin(true);
   if (is_enabled(mount, plan)) {
     entry.set_fstype(image::AUTO);
     entry.set_fsname(mount.fstype);
@@ -137,6 +145,8 @@ image::MntEntry describe(const Mount& mount, const DumpPlan& plan, const Surroun
       }));
   }
   set_root(mount, around, entry);
+  if (auto written = plan.written_mounts.find(mount.id); written != plan.written_mounts.end())
+    entry.set_root(written->second.root);
   return entry;
 }
 

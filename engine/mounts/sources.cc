@@ -64,6 +64,15 @@ void write_sources(const DumpPlan& plan, const std::vector<image::MountIdMap>& i
     out.set_mount(source.file.mount);
   }
   for (const auto& map : id_maps) *entry.add_id_maps() = map;
+  for (const auto& [id, provided] : plan.provided_mounts) {
+    const mountmap::Mount* mount = plan.mounts.find(id);
+    if (!mount || plan.skipped_mounts.contains(id)) continue;
+    image::ProvidedMountEntry& out = *entry.add_provided();
+    out.set_mnt_id(static_cast<uint32_t>(id));
+    out.set_root_dev(mount->major << 20 | mount->minor);
+    out.set_provider(provided.provider);
+    out.set_description(provided.description);
+  }
   writer.append("stasis", entry);
 }
 
@@ -99,7 +108,22 @@ std::vector<UniqueFd> Sources::hold_all() {
   return sources;
 }
 
+UniqueFd Sources::hold_provided(const Node& node) const {
+  const image::ProvidedMountEntry* ours = nullptr;
+  if (checkpoint_.more)
+    for (const auto& provided : checkpoint_.more->provided())
+      if (provided.mnt_id() == node.entry->mnt_id() &&
+          provided.root_dev() == node.entry->root_dev())
+        ours = &provided;
+  if (!ours || !plan_.make_provided)
+    throw refusal(node)
+        .because("a plugin is to make it, and the image doesn't tell which")
+        .hint("Restore it with what made the checkpoint.");
+  return plan_.make_provided({ours->provider(), ours->description()});
+}
+
 UniqueFd Sources::hold(const Node& node) {
+  if (node.entry->with_plugin()) return hold_provided(node);
   bool automatic = node.key == found_automatically;
   const auto& key = automatic ? node.entry->mountpoint() : node.key;
   auto given = plan_.external_mounts.find(key);
@@ -218,9 +242,10 @@ void Sources::check_same(const Node& node, const image::HostSourceEntry& record,
 void Sources::check_target(int i, const std::vector<UniqueFd>& sources) const {
   const Node& node = tree_.nodes[i];
   const UniqueFd& parent = sources[node.parent];
-  if (!parent.valid()) return;
+  // Of what a provider makes, the whole is held, and a part shown.
+  if (!parent.valid() || !tree_.nodes[node.parent].subpath.empty()) return;
   UniqueFd target = open_mountpoint(tree_, i, parent.get());
-  if (!sources[i].valid()) return;
+  if (!sources[i].valid() || !node.subpath.empty()) return;
   bool onto = is_directory(target.valid() ? target.get() : parent.get());
   if (is_directory(sources[i].get()) != onto)
     throw refusal(node)

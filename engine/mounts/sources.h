@@ -36,6 +36,7 @@ class Sources {
 
  private:
   UniqueFd hold(const Node& node);
+  UniqueFd hold_provided(const Node& node) const;
   UniqueFd hold_automatic(const Node& node);
   UniqueFd hold_path(const Node& node, const std::string& path) const;
   UniqueFd uncover(const Node& node, const image::HostSourceEntry& record,

@@ -127,6 +127,11 @@ void Planner::name_externals() {
     node.key = external_key(*node.entry);
     if (node.key == external_device) node.key.clear();  // made anew, from a device that is given
     if (!node.key.empty()) node.how = How::external;
+    if (!node.entry->with_plugin()) continue;
+    if (!is_plain_path(node.entry->root()))
+      throw refusal(*node.entry, "its root is no absolute path");
+    node.how = How::external;  // by its provider
+    node.subpath = relative_to(node.entry->root(), "/");
   }
 }
 

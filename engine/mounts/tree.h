@@ -27,7 +27,8 @@ struct Node {
   How how = How::fresh;
   int source = -1;      // bind: the node whose superblock it shows ...
   int unseen = -1;      // ... or the index of one in Tree::unseen ...
-  std::string subpath;  // ... and its root, relative to that node's; "" is the same
+  std::string subpath;  // ... and its root, relative to that node's; "" is the same;
+                        // provided: what of the whole it shows; "" is all
 };
 
 // A superblock of the container's own whose root no mount shows any more.
