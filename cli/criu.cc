@@ -35,13 +35,17 @@ constexpr CriuFeature criu_features[] = {
     {"external_net_ns", ""},
     {"get_rseq_conf", "PTRACE_GET_RSEQ_CONFIGURATION"},
     {"kcmp_epoll", ""},
+    {"loginuid", ""},
     {"mnt_id", ""},
     {"move_mount_set_group", "MOVE_MOUNT_SET_GROUP"},
+    {"ns_pid", ""},
     {"openat2", ""},
     {"pagemap_scan", "PAGEMAP_SCAN"},
     {"seccomp_filters", "PTRACE_O_SUSPEND_SECCOMP"},
     {"seccomp_suspend", "PTRACE_O_SUSPEND_SECCOMP"},
     {"timens", "time namespaces"},
+    {"timerfd", ""},
+    {"userns", ""},
 };
 
 bool has_feature(std::string_view name) {

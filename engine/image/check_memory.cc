@@ -9,6 +9,8 @@
 namespace stasis::image {
 namespace {
 
+constexpr uint32_t map_droppable = 0x08;  // of Linux 6.11
+
 constexpr uint32_t known_status = (1u << 18) - 1;
 constexpr uint32_t mapping_kinds =
     vma_file_private | vma_file_shared | vma_anon_shared | vma_anon_private;
@@ -36,8 +38,11 @@ void check_vma(const Checkpoint& image, const std::string& stem, int64_t at, con
          vma.status());
   uint32_t type = vma.flags() & MAP_TYPE;
   bool is_shared = (kind & (vma_file_shared | vma_anon_shared)) != 0;
-  expect(is_shared ? type == MAP_SHARED || type == MAP_SHARED_VALIDATE : type == MAP_PRIVATE, stem,
-         -1, "vma {}: flags {:#x} do not fit status {:#x}", at, vma.flags(), vma.status());
+  bool fits = is_shared
+                  ? type == MAP_SHARED || type == MAP_SHARED_VALIDATE
+                  : type == MAP_PRIVATE || (type == map_droppable && kind == vma_anon_private);
+  expect(fits, stem, -1, "vma {}: flags {:#x} do not fit status {:#x}", at, vma.flags(),
+         vma.status());
   if (kind & file_kinds)
     expect(vma.shmid() <= UINT32_MAX && image.files.count(static_cast<uint32_t>(vma.shmid())), stem,
            -1, "vma {}: file {} is not in files.img", at, vma.shmid());

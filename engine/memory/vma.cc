@@ -17,6 +17,9 @@ namespace {
 using image::VmaEntry;
 using kernel::MappedArea;
 
+// A type of mapping of Linux 6.11, which Debian 12's headers don't have.
+constexpr uint32_t map_droppable = 0x08;
+
 struct Advice {
   kernel::VmFlags::Code code;
   int advice;
@@ -94,6 +97,7 @@ void store_vma(const FrozenTask& task, const MappedArea& area, files::Dumper& fi
   vma->set_prot(static_cast<uint32_t>(area.prot));
   vma->set_fd(-1);
   uint32_t flags = area.shared ? MAP_SHARED : MAP_PRIVATE;
+  if (area.flags.has("dp")) flags = map_droppable;
   if (area.flags.has("gd")) flags |= MAP_GROWSDOWN;
   if (area.flags.has("lo")) flags |= MAP_LOCKED;
   if (area.flags.has("nr")) flags |= MAP_NORESERVE;
@@ -136,6 +140,8 @@ bool is_kernel_made(const VmaEntry& vma) {
 
 bool has_own_pages(const VmaEntry& vma) {
   if (vma.status() & (image::vma_vvar | image::vma_vsyscall)) return false;
+  // Its owner expects to find it empty at any time.
+  if ((vma.flags() & MAP_TYPE) == map_droppable) return false;
   return (vma.status() & image::vma_regular) &&
          (vma.status() & (image::vma_anon_private | image::vma_file_private));
 }
@@ -184,7 +190,7 @@ void map_vmas(const image::MmEntry& mm, const std::map<size_t, int>& descriptors
   for (size_t i = 0; i < static_cast<size_t>(mm.vmas_size()); ++i) {
     const VmaEntry& vma = mm.vmas(static_cast<int>(i));
     if (is_kernel_made(vma) || (vma.status() & image::vma_guard)) continue;
-    uint32_t flags = vma.flags() & (MAP_SHARED | MAP_PRIVATE | MAP_GROWSDOWN | MAP_NORESERVE);
+    uint32_t flags = vma.flags() & (MAP_TYPE | MAP_GROWSDOWN | MAP_NORESERVE);
     flags |= MAP_FIXED_NOREPLACE;
     auto found = descriptors.find(i);
     int fd = found == descriptors.end() ? -1 : found->second;

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <linux/ptrace.h>
 #include <signal.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -154,10 +155,14 @@ void FrozenTree::wait_for_stops() {
   while (!unstopped_.empty()) {
     FrozenThread* thread = unstopped_.back();
     unstopped_.pop_back();
-    if (auto stop = thread->tracee.wait_interrupted())
+    if (auto stop = thread->tracee.wait_interrupted()) {
       thread->stop_signal = *stop;
-    else
+      // Our calls in it are no business of its filters. Only now: while it ran it
+      // would have been free of them. The kernel refuses it to us under a filter.
+      kernel::call(SYS_ptrace, PTRACE_SETOPTIONS, thread->tid, 0, PTRACE_O_SUSPEND_SECCOMP);
+    } else {
       drop(thread);
+    }
   }
 }
 

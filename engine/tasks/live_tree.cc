@@ -4,12 +4,12 @@
 #include <linux/sched.h>
 #include <sched.h>
 #include <signal.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
 #include <algorithm>
-#include <set>
 
 #include "kernel/fs.h"
 #include "kernel/proc_status.h"
@@ -27,20 +27,6 @@ pid_t group_of(const TaskImage& t) { return static_cast<pid_t>(t.tree.pgid()); }
 
 std::string name_of(const TaskImage& t) {
   return fmt::format("process {} ({})", t.tree.pid(), t.core().comm());
-}
-
-std::vector<const TaskImage*> children_of(const image::Checkpoint& checkpoint, pid_t parent) {
-  std::vector<const TaskImage*> children;
-  for (const TaskImage& task : checkpoint.tasks)
-    if (&task != &checkpoint.root() && parent_of(task) == parent) children.push_back(&task);
-  return children;
-}
-
-// A child's session is its own, or that of its parent: the one the parent has
-// in the end, or the one it was born with.
-bool born_before_setsid(const TaskImage& child, const TaskImage& parent) {
-  return session_of(parent) == pid_of(parent) && session_of(child) != pid_of(child) &&
-         session_of(child) != session_of(parent);
 }
 
 // `pid` 0: whatever comes next.
@@ -89,34 +75,16 @@ SyscallBatch death(const TaskImage& task) {
 
 std::string LiveTask::name() const { return name_of(*image); }
 
-void LiveTree::check(const image::Checkpoint& checkpoint) {
-  std::map<pid_t, const TaskImage*> by_pid;
-  for (const TaskImage& task : checkpoint.tasks) by_pid[pid_of(task)] = &task;
-  for (const TaskImage& task : checkpoint.tasks) {
-    pid_t group = group_of(task);
-    if (group != 0 && group != group_of(checkpoint.root()) && !by_pid.count(group))
-      throw Error("restore", name_of(task))
-          .because(fmt::format("the leader of its process group {} is not in the image", group));
-    if (&task == &checkpoint.root() || session_of(task) == pid_of(task)) continue;
-    const TaskImage& parent = *by_pid.at(parent_of(task));
-    bool inherits = session_of(task) == session_of(parent);
-    if (!inherits && born_before_setsid(task, parent)) {
-      // What the parent was born with is what its own parent had then.
-      auto grand = by_pid.find(parent_of(parent));
-      inherits = grand != by_pid.end() && &parent != &checkpoint.root() &&
-                 session_of(*grand->second) == session_of(task);
-    }
-    if (!inherits)
-      throw Error("restore", name_of(task))
-          .because(fmt::format("its session {} has lost its leader", session_of(task)));
-  }
-}
+void LiveTree::check(const image::Checkpoint& checkpoint) { Births births(checkpoint); }
 
 LiveTree::LiveTree(const image::Checkpoint& checkpoint, Trampoline& trampoline)
     : LiveTree(checkpoint, trampoline, {}) {}
 
 LiveTree::LiveTree(const image::Checkpoint& checkpoint, Trampoline& trampoline, Custom custom)
-    : checkpoint_(checkpoint), trampoline_(trampoline), custom_(std::move(custom)) {}
+    : checkpoint_(checkpoint),
+      births_(checkpoint),
+      trampoline_(trampoline),
+      custom_(std::move(custom)) {}
 
 LiveTree::~LiveTree() {
   for (LiveTask& task : tasks_) kernel::call(SYS_kill, task.pid, SIGKILL);
@@ -130,9 +98,12 @@ void LiveTree::grow(Tracee root, pid_t root_pid) {
   task.threads.push_back({std::move(root), root_pid, &image.threads.front(), pid_of(image)});
   tasks_.push_back(std::move(task));
   // The list grows while we walk it: parents before children.
-  for (LiveTask& parent : tasks_)
-    if (!parent.image->dead()) grow_children(parent);
+  for (LiveTask& parent : tasks_) grow_children(parent);
   set_groups();
+  // The last ones first: whoever made a helper is there to reap it.
+  for (auto grown = tasks_.rbegin(); grown != tasks_.rend(); ++grown)
+    if (births_.is_helper(*grown->image)) end_helper(*grown);
+  tasks_.remove_if([&](const LiveTask& grown) { return births_.is_helper(*grown.image); });
   end_dead_tasks();
 }
 
@@ -148,22 +119,25 @@ void LiveTree::grow_children(LiveTask& parent) {
     inherited.clear();
   };
   auto clone = [&](bool before_setsid) {
-    for (const TaskImage* child : children_of(checkpoint_, pid_of(*parent.image))) {
-      if (born_before_setsid(*child, *parent.image) != before_setsid) continue;
+    for (const TaskImage* child : births_.made_by(*parent.image)) {
+      if (births_.is_early(*child) != before_setsid) continue;
       if (custom_.choose_id) custom_.choose_id(pid_of(*child));
-      add_clone(batch, 0, SIGCHLD, custom_.choose_id ? 0 : pid_of(*child));
+      add_clone(batch, 0, births_.is_helper(*child) ? 0 : SIGCHLD,
+                custom_.choose_id ? 0 : pid_of(*child));
       cloned.push_back(child);
       inherited.emplace_back(parent.pgid, parent.sid);
       if (custom_.choose_id) carry_out();
     }
   };
+  if (births_.is_early_reaper(*parent.image))
+    batch.must("make a subreaper of", SYS_prctl, PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
   clone(true);
   if (session_of(*parent.image) == pid_of(*parent.image) && parent.sid != pid_of(*parent.image)) {
     batch.must("make a session of", SYS_setsid);
     parent.sid = parent.pgid = pid_of(*parent.image);
   }
   clone(false);
-  carry_out();
+  if (!batch.empty()) carry_out();
 }
 
 void LiveTree::adopt_children(LiveTask&, const std::vector<const TaskImage*>& children,
@@ -196,23 +170,35 @@ void LiveTree::set_groups() {
     }
 }
 
-void LiveTree::end_dead_tasks() {
-  for (LiveTask& task : tasks_) {
-    if (!task.image->dead()) continue;
-    SyscallBatch batch = death(*task.image);
-    Tracee& tracee = task.leader().tracee;
-    try {
-      trampoline_.run(tracee, batch, task.name());
-    } catch (const Error&) {
-      // It has ended, as wanted, or stands at the signal that is to kill it.
-    }
-    if (tracee.tid() != 0) {
-      tracee.resume(WTERMSIG(static_cast<int>(task.image->core().exit_code())));
-      kernel::call(SYS_wait4, task.pid, nullptr, __WALL, nullptr);
-      tracee.forget();
-    }
-    task.threads.clear();
+void LiveTree::end(LiveTask& task) {
+  SyscallBatch batch = death(*task.image);
+  Tracee& tracee = task.leader().tracee;
+  try {
+    trampoline_.run(tracee, batch, task.name());
+  } catch (const Error&) {
+    // It has ended, as wanted, or stands at the signal that is to kill it.
   }
+  if (tracee.tid() != 0) {
+    tracee.resume(WTERMSIG(static_cast<int>(task.image->core().exit_code())));
+    kernel::call(SYS_wait4, task.pid, nullptr, __WALL, nullptr);
+    tracee.forget();
+  }
+  task.threads.clear();
+}
+
+void LiveTree::end_helper(LiveTask& helper) {
+  end(helper);
+  auto maker = std::find_if(tasks_.begin(), tasks_.end(), [&](const LiveTask& task) {
+    return pid_of(*task.image) == parent_of(*helper.image);
+  });
+  SyscallBatch batch;
+  batch.must("reap a helper of", SYS_wait4, pid_of(*helper.image), nullptr, __WALL, nullptr);
+  trampoline_.run(maker->leader().tracee, batch, maker->name());
+}
+
+void LiveTree::end_dead_tasks() {
+  for (LiveTask& task : tasks_)
+    if (task.image->dead()) end(task);
 }
 
 void LiveTree::grow_threads(LiveTask& task) {

@@ -11,6 +11,7 @@
 #include "engine/image/checkpoint.h"
 #include "engine/remote/tracee.h"
 #include "engine/remote/trampoline.h"
+#include "engine/tasks/births.h"
 
 namespace stasis::engine {
 
@@ -69,9 +70,12 @@ class LiveTree {
   void adopt_children(LiveTask& parent, const std::vector<const image::TaskImage*>& children,
                       const std::vector<std::pair<pid_t, pid_t>>& groups);
   void set_groups();
+  void end(LiveTask& task);
+  void end_helper(LiveTask& helper);
   void end_dead_tasks();
 
   const image::Checkpoint& checkpoint_;
+  Births births_;
   Trampoline& trampoline_;
   Custom custom_;
   std::list<LiveTask> tasks_;

@@ -283,23 +283,33 @@ void Revival::confine_thread(LiveTask& task, LiveThread& thread, SyscallBatch& b
   const image::ThreadCoreEntry& t = core.thread_core();
   restore_thread_state(core, batch);
   restore_pending(t.signals_p(), task.leader().ns_tid, thread.ns_tid, false, batch);
-  if (t_.inherited) return confine_further(thread, batch);
+  if (t_.inherited) return confine_further(task, thread, batch);
   restore_lsm_label(lsm_label(t.creds(), t_.plan.lsm_profile), t_.checkpoint.inventory.lsmtype(),
                     free_number(*task.image), batch);
   // Without no_new_privs only CAP_SYS_ADMIN may set a filter; it is suspended
   // until the task is let go.
-  if (t_.checkpoint.seccomp) restore_seccomp(*t_.checkpoint.seccomp, t, batch);
+  add_filters(task, thread, batch);
   restore_credentials(t.creds(), last_cap_, batch);
   restore_death_signal(t, batch);  // a change of credentials clears it
 }
 
-void Revival::confine_further(LiveThread& thread, SyscallBatch& batch) {
+// The leader comes first, and brings along what all threads have.
+void Revival::add_filters(LiveTask& task, LiveThread& thread, SyscallBatch& batch) {
+  const image::SeccompEntry& filters =
+      t_.checkpoint.seccomp ? *t_.checkpoint.seccomp : image::SeccompEntry::default_instance();
+  std::set<int> there, for_all;
+  if (t_.inherited) there = t_.inherited->seccomp_filters;
+  if (task.threads.size() > 1) for_all = common_filters(filters, *task.image);
+  if (&thread != &task.leader()) there.merge(for_all);
+  restore_seccomp(filters, thread.core->thread_core(), batch, there, for_all);
+}
+
+void Revival::confine_further(LiveTask& task, LiveThread& thread, SyscallBatch& batch) {
   const image::ThreadCoreEntry& t = thread.core->thread_core();
   auto now = kernel::parse_status(kernel::read_file(proc_file(thread.tid, "status")));
   if (t.creds().no_new_privs() != 0 && !now.no_new_privs)
     batch.must("set no_new_privs of", SYS_prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
-  if (t_.checkpoint.seccomp)
-    restore_seccomp(*t_.checkpoint.seccomp, t, batch, t_.inherited->seccomp_filters);
+  add_filters(task, thread, batch);
   lower_credentials(t.creds(), now, last_cap_, batch);
   restore_death_signal(t, batch);
 }

@@ -58,7 +58,8 @@ class Revival {
   Descriptors& descriptors_of(const image::TaskImage& task);
   int shared_area(uint64_t shmid);
   void confine_thread(LiveTask& task, LiveThread& thread, SyscallBatch& batch);
-  void confine_further(LiveThread& thread, SyscallBatch& batch);
+  void confine_further(LiveTask& task, LiveThread& thread, SyscallBatch& batch);
+  void add_filters(LiveTask& task, LiveThread& thread, SyscallBatch& batch);
   void place_descriptors(LiveTask& task, const Descriptors& sent, SyscallBatch& batch);
 
   Tools t_;

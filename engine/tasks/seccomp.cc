@@ -16,6 +16,23 @@ namespace stasis::engine {
 
 namespace {
 
+// A thread that can't be synchronized is an error instead of a result (Linux 5.7).
+constexpr uint32_t flag_tsync_esrch = 1u << 4;
+
+// The numbers of a thread's filters, oldest first.
+std::vector<int> chain_of(const image::SeccompEntry& filters, const image::ThreadCoreEntry& core) {
+  std::vector<int> chain;
+  if (core.seccomp_mode() != image::filter || !core.has_seccomp_filter()) return chain;
+  for (int64_t i = core.seccomp_filter(); i >= 0;) {
+    chain.push_back(static_cast<int>(i));
+    const image::SeccompFilter& filter = filters.seccomp_filters(chain.back());
+    // load() has checked that prev always points to an earlier filter.
+    i = filter.has_prev() ? static_cast<int64_t>(filter.prev()) : -1;
+  }
+  std::reverse(chain.begin(), chain.end());
+  return chain;
+}
+
 std::string thread_name(const Tracee& thread) { return "thread " + std::to_string(thread.tid()); }
 
 // One filter of the thread; 0 is the newest. Nothing behind the oldest.
@@ -84,28 +101,37 @@ std::vector<std::string> seccomp_programs(const Tracee& thread) {
   return programs;
 }
 
+std::set<int> common_filters(const image::SeccompEntry& filters, const image::TaskImage& task) {
+  std::set<int> common;
+  for (const image::CoreEntry& thread : task.threads) {
+    std::vector<int> chain = chain_of(filters, thread.thread_core());
+    std::set<int> mine(chain.begin(), chain.end());
+    if (&thread == &task.threads.front())
+      common = mine;
+    else
+      std::erase_if(common, [&](int filter) { return !mine.contains(filter); });
+  }
+  return common;
+}
+
 void restore_seccomp(const image::SeccompEntry& filters, const image::ThreadCoreEntry& core,
-                     SyscallBatch& batch, const std::set<int>& leave_out) {
+                     SyscallBatch& batch, const std::set<int>& leave_out,
+                     const std::set<int>& for_all) {
   if (core.seccomp_mode() == image::strict) {
     batch.must("set strict seccomp of", SYS_seccomp, SECCOMP_SET_MODE_STRICT, 0, nullptr);
     return;
   }
-  if (core.seccomp_mode() != image::filter || !core.has_seccomp_filter()) return;
-  std::vector<const image::SeccompFilter*> chain;
-  for (int64_t i = core.seccomp_filter(); i >= 0;) {
-    const image::SeccompFilter& filter = filters.seccomp_filters(static_cast<int>(i));
-    if (!leave_out.contains(static_cast<int>(i))) chain.push_back(&filter);
-    // load() has checked that prev always points to an earlier filter.
-    i = filter.has_prev() ? static_cast<int64_t>(filter.prev()) : -1;
-  }
-  for (auto filter = chain.rbegin(); filter != chain.rend(); ++filter) {
-    const std::string& program = (*filter)->filter();
+  for (int number : chain_of(filters, core)) {
+    if (leave_out.contains(number)) continue;
+    const image::SeccompFilter& filter = filters.seccomp_filters(number);
+    const std::string& program = filter.filter();
     SyscallBatch::Data code = batch.data(program.data(), program.size());
     sock_fprog header{static_cast<unsigned short>(program.size() / sizeof(sock_filter)), nullptr};
     SyscallBatch::Data data = batch.object(header);
     batch.point(data, offsetof(sock_fprog, filter), code);
-    batch.must("set a seccomp filter of", SYS_seccomp, SECCOMP_SET_MODE_FILTER, (*filter)->flags(),
-               data);
+    uint32_t flags = filter.flags();
+    if (for_all.contains(number)) flags |= SECCOMP_FILTER_FLAG_TSYNC | flag_tsync_esrch;
+    batch.must("set a seccomp filter of", SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, data);
   }
 }
 

@@ -110,7 +110,6 @@ void store_process(const FrozenTask& task, const SyscallBatch& batch, const Proc
   if (registrations > 0)
     core->set_membarrier_registration_mask(static_cast<uint32_t>(registrations));
   store_limits(task, ids, core);
-  store_pending(leader.tracee, true, core->mutable_signals_s());
 }
 
 }  // namespace
@@ -133,21 +132,23 @@ uint64_t store_cores(FrozenTask& task, const userns::IdMap& ids, SeccompFilters&
     std::optional<ProcessQuestions> process;
     if (leader) process.emplace(batch, task);
 
+    image::CoreEntry& core = thread.core;
+    image::ThreadCoreEntry* t = core.mutable_thread_core();
+    // Before anything runs in the thread, which unblocks SIGTRAP.
+    store_pending(thread.tracee, false, t->mutable_signals_p());
+    if (leader) store_pending(thread.tracee, true, core.mutable_tc()->mutable_signals_s());
     leave_stub(thread.tracee, place);
     HealingStub stub({&thread.tracee, task.pid, task.ns_pid, thread.ns_tid, hole, signal,
                       fmt::format("thread {} of {}", thread.tid, task.name())},
                      place, task.mem.get());
-    image::CoreEntry& core = thread.core;
     core.set_mtype(image::CoreEntry::X86_64);
     store_registers(stub.saved(), thread.tracee.xstate(), core.mutable_thread_info());
     stub.run(batch);
     stub.finish();
 
-    image::ThreadCoreEntry* t = core.mutable_thread_core();
     credentials.store(batch, s, lsm_label(task, thread), ids, t->mutable_creds());
     state.store(batch, thread.tracee, s.name, &core);
     filters.store(thread.tracee, s.seccomp, t);
-    store_pending(thread.tracee, false, t->mutable_signals_p());
     t->set_blk_sigset(stub.mask());
     if (!leader) continue;
     store_process(task, batch, *process, ids, core.mutable_tc());

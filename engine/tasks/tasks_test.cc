@@ -5,6 +5,7 @@
 #include <catch2/catch.hpp>
 #include <csignal>
 
+#include "engine/tasks/births.h"
 #include "engine/tasks/live_tree.h"
 #include "engine/tasks/registers.h"
 
@@ -36,13 +37,44 @@ TEST_CASE("sessions and groups that can be made, and those that cannot") {
   add_task(c, 6, 2, 6, 1);
   add_task(c, 7, 2, 6, 1);
   CHECK_NOTHROW(LiveTree::check(c));
-  SECTION("a session without its leader") {
-    add_task(c, 8, 1, 8, 99);
+  SECTION("orphans of a dead leader come to the init") {
+    add_task(c, 8, 1, 98, 99);
+    add_task(c, 9, 1, 98, 99);
+    Births births(c);
+    auto helpers = births.made_by(c.root());
+    REQUIRE(births.is_helper(*helpers.back()));
+    CHECK(helpers.back()->tree.pid() == 99);
+    CHECK(births.made_by(*helpers.back()).size() == 2);
+    REQUIRE(births.made_by(c.tasks[7]).size() == 1);  // the group's leader
+    CHECK(births.made_by(c.tasks[7]).front()->tree.pid() == 98);
+    CHECK(births.made_by(c.tasks[8]).empty());
+  }
+  SECTION("an orphan of a living session is made below its leader") {
+    add_task(c, 8, 1, 3, 3);
+    Births births(c);
+    const image::TaskImage* orphanage = births.made_by(c.tasks[2]).back();
+    CHECK(births.is_helper(*orphanage));
+    REQUIRE(births.made_by(*orphanage).size() == 1);
+    CHECK(births.made_by(*orphanage).front() == &c.tasks[7]);
+  }
+  SECTION("a session that leaders below leaders left before their own") {
+    add_task(c, 8, 3, 8, 8);
+    add_task(c, 9, 8, 9, 9);
+    add_task(c, 10, 9, 3, 3);
+    Births births(c);
+    CHECK(births.is_early(c.tasks[9]));
+    CHECK(births.is_early(c.tasks[8]));
+    CHECK(!births.is_early(c.tasks[7]));
+  }
+  SECTION("an orphan whose parent is no reaper") {
+    add_task(c, 8, 2, 8, 99);
     CHECK_THROWS_WITH(LiveTree::check(c),
                       "cannot restore process 8 (t): its session 99 has lost its leader");
+    c.tasks[1].threads[0].mutable_tc()->set_child_subreaper(true);
+    CHECK_NOTHROW(LiveTree::check(c));
   }
-  SECTION("a group without its leader") {
-    add_task(c, 8, 1, 77, 1);
+  SECTION("a group of another session") {
+    add_task(c, 8, 1, 3, 1);
     CHECK_THROWS_AS(LiveTree::check(c), Error);
   }
 }
