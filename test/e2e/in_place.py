@@ -82,6 +82,10 @@ def below_a_shell(config):
     config["process"]["args"] = ["/bin/sh", "-c", f"sleep 1000 & {program} & wait"]
 
 
+def fifty_processes(config):
+    config["process"]["args"].append("50")
+
+
 # Program, what is special about its container -> options of the comparison afterwards.
 TABLE = {
     ("counter", None): {}, ("threads", None): {}, ("memory", None): {}, ("clock", None): {},
@@ -90,6 +94,7 @@ TABLE = {
     ("timers", None): {"ignore": ("/ShdPnd",)},  # which go on firing while we look
     ("confined", more_caps): {}, ("threads", as_user): {}, ("tree", may_gain_privileges): {},
     ("threads", below_a_shell): {}, ("tree", below_a_shell): {},
+    ("tree", fifty_processes): {},
 }
 
 
