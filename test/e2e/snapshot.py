@@ -1,0 +1,184 @@
+"""Containers that take a snapshot of themselves when they are ready, and start from it afterwards."""
+import json
+import pathlib
+import signal
+
+from harness import Container, expect, os, run, scenario, wait_for
+from in_place import no_watcher, restore_log, start, watchers
+
+
+def configure(c, when, change=lambda config: None):
+    """The container's bundle is to start from c.dir/snapshot."""
+    path = c.bundle / "config.json"
+    config = json.loads(path.read_text())
+    config.setdefault("annotations", {}).update(
+        {"dev.stasis.snapshot": str(c.dir / "snapshot"), "dev.stasis.snapshot-when": when})
+    change(config)
+    path.write_text(json.dumps(config))
+    for name in ("ask", "answer", "ready"):
+        (c.data / name).unlink(missing_ok=True)
+
+
+def log_says(c, line, seconds=20):
+    wait_for(f"{line!r} in {restore_log(c)}", lambda: line in restore_log(c), seconds)
+
+
+def cold(c, trigger=lambda: None):
+    """A normal start, and the snapshot that comes of it."""
+    start(c)
+    c.ready()
+    trigger()
+    wait_for("an end with the snapshot", lambda: not watchers(c))
+    expect("Snapshot taken" in restore_log(c), restore_log(c))
+    c.ask()
+    hidden = [p.name for p in c.dir.iterdir() if p.name.startswith(".")]
+    expect(not hidden, f"left beside the snapshot: {hidden}")
+    c.delete()
+    wait_for("the container's end", lambda: c.state() is None)
+
+
+def warm(c):
+    """A start from the snapshot: the program doesn't set itself up again."""
+    start(c)
+    expect("Restored in place" in restore_log(c), restore_log(c))
+    no_watcher(c)
+    c.ask()
+    expect(not (c.data / "ready").exists(), "the program was started anew")
+    c.delete()
+    wait_for("the container's end", lambda: c.state() is None)
+
+
+@scenario
+def snapshot_delay(env):
+    """Cold, warm, warm with another hostname; cold again with other words or another program."""
+    env.only_stasis()
+    with Container(env, "tree") as c:
+        configure(c, "delay=300ms")
+        cold(c)
+        first = (c.dir / "snapshot/inventory.img").stat().st_ino
+        configure(c, "delay=300ms")
+        warm(c)
+
+        def differs_freely(config):
+            config["hostname"] = "another"
+            config["annotations"]["org.example.note"] = "another"
+        configure(c, "delay=300ms", differs_freely)
+        warm(c)
+        expect((c.dir / "snapshot/inventory.img").stat().st_ino == first, "a new one was taken")
+
+        configure(c, "delay=300ms", lambda config: config["process"]["env"].append("MORE=1"))
+        start(c)
+        log_says(c, "config.json differs from the snapshot's in /process/env")
+        c.delete()
+        configure(c, "delay=300ms")
+        cold(c)
+        expect((c.dir / "snapshot/inventory.img").stat().st_ino != first, "no new one was taken")
+        configure(c, "delay=300ms")
+        warm(c)
+        program = c.bundle / "rootfs/tree"
+        os.utime(program)
+        configure(c, "delay=300ms")
+        start(c)
+        log_says(c, "/tree isn't what it was at the snapshot")
+        c.ready().ask()
+    c.gone()
+
+
+@scenario
+def snapshot_file(env):
+    """Ready when a file appears; one that lies there from before doesn't count."""
+    env.only_stasis()
+    with Container(env, "threads") as c:
+        (c.data / "deep").mkdir()
+        (c.data / "deep/ready").touch()
+        configure(c, "file=/data/deep/ready")
+
+        def ready():
+            expect(watchers(c) and not (c.dir / "snapshot").exists(), "taken for an old file")
+            (c.data / "deep/ready").unlink()
+            (c.data / "deep").rmdir()
+            (c.data / "deep").mkdir()
+            (c.data / "deep/ready").touch()
+        cold(c, ready)
+        configure(c, "file=/data/deep/ready")
+        warm(c)
+    c.gone()
+
+
+@scenario
+def snapshot_signal(env):
+    """Ready when somebody tells the watcher."""
+    env.only_stasis()
+    with Container(env, "sleepers") as c:
+        configure(c, "signal")
+        place = pathlib.Path(f"/run/stasis/{c.name}/watcher")
+
+        def tell():
+            pid = int(wait_for("the watcher's id", lambda: place.exists() and place.read_text()))
+            expect(watchers(c) == [pid], f"{pid} isn't the watcher")
+            os.kill(pid, signal.SIGUSR1)
+        cold(c, tell)
+        configure(c, "signal")
+        warm(c)
+    c.gone()
+
+
+@scenario
+def snapshot_listen(env):
+    """Ready when a socket listens in the container's network."""
+    env.only_stasis()
+
+    def change(config):
+        config["process"]["args"] = ["/bin/sh", "-c", "sleep 0.5; exec nc -l -p 8080"]
+    with Container(env, change=change) as c:
+        configure(c, "listen=8080")
+        start(c)
+        wait_for("the watcher's end", lambda: not watchers(c))
+        expect("Snapshot taken" in restore_log(c) or "No snapshot" in restore_log(c), restore_log(c))
+        table = pathlib.Path(f"/proc/{c.init()}/net/tcp")
+        expect(any(":1F90" in line and " 0A " in line for line in table.read_text().splitlines()),
+               "the snapshot was taken before the socket listened")
+    c.gone()
+
+
+@scenario
+def snapshot_given_up(env):
+    """The watcher ends with the container, in whatever state it is; nothing is left."""
+    env.only_stasis()
+    for when in ("delay=1h", "delay=60m", "file=/never", "listen=1", "signal"):
+        with Container(env, "sleepers") as c:
+            configure(c, when)
+            if when == "delay=1h":
+                c.runc("create", "--bundle", c.bundle, c.name, ok=False)
+                expect("it is no time" in (c.dir / "runc-create.log").read_text(), "not told why")
+                continue
+            c.runc("create", "--bundle", c.bundle, c.name)
+            expect(watchers(c), "there is no watcher")
+            c.delete()
+            wait_for(f"the watcher's end ({when}, created)", lambda: not watchers(c), 3)
+            start(c)
+            c.ready()
+            expect(watchers(c), "there is no watcher")
+            c.delete()
+            wait_for(f"the watcher's end ({when})", lambda: not watchers(c), 3)
+            expect(not (c.dir / "snapshot").exists(), "there is a snapshot")
+        c.gone()
+
+
+@scenario
+def snapshot_refused(env):
+    """What isn't right is said when the container is made; a checkpoint made by hand stays."""
+    env.only_stasis()
+    with Container(env, "sleepers") as c:
+        c.start()
+        c.checkpoint(image=c.dir / "snapshot")
+        c.delete()
+        for when, why in (("delay=1s", "that no snapshot annotation made"),
+                          ("log=x", "log= is not supported yet"), ("soon", "no such way")):
+            configure(c, when)
+            c.runc("create", "--bundle", c.bundle, c.name, ok=False)
+            said = (c.dir / "runc-create.log").read_text()
+            (c.dir / "runc-create.log").unlink()
+            expect(why in said, f"{when}: {said}")
+        run(env.stasis, "inspect", c.dir / "snapshot")
+    c.gone()
