@@ -203,6 +203,7 @@ void arm_snapshot(const oci::State& state, const oci::Config& config, const Take
         .because("nothing says when the container is ready")
         .hint(fmt::format("annotation {}: delay=5s, file=/PATH, listen=PORT or signal",
                           snapshot_when_annotation));
+  parse_readiness(config.annotations.at(snapshot_when_annotation));
   std::string place = checkpoint_place(name, mountmap::load_policy());
   check_replaceable(place);
   check_namespaces(config);

@@ -50,12 +50,20 @@ def watchers(c):
         try:
             if pathlib.Path(f"/proc/{pid}/comm").read_text() != "stasis-watch\n":
                 continue
-            fds = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")]
-            if any(c.name in fd for fd in fds):
-                found.append(int(pid))
+            fds = os.listdir(f"/proc/{pid}/fd")
         except OSError:
-            pass
+            continue
+        if any(c.name in link_of(f"/proc/{pid}/fd/{fd}") for fd in fds):
+            found.append(int(pid))
     return found
+
+
+def link_of(path):
+    """Empty when it has gone meanwhile."""
+    try:
+        return os.readlink(path)
+    except OSError:
+        return ""
 
 
 def no_watcher(c):

@@ -135,9 +135,9 @@ def snapshot_listen(env):
         start(c)
         wait_for("the watcher's end", lambda: not watchers(c))
         expect("Snapshot taken" in restore_log(c) or "No snapshot" in restore_log(c), restore_log(c))
-        table = pathlib.Path(f"/proc/{c.init()}/net/tcp")
-        expect(any(":1F90" in line and " 0A " in line for line in table.read_text().splitlines()),
-               "the snapshot was taken before the socket listened")
+        tables = [pathlib.Path(f"/proc/{c.init()}/net/{name}").read_text() for name in ("tcp", "tcp6")]
+        expect(any(":1F90 " in line and " 0A " in line for line in "\n".join(tables).splitlines()),
+               f"the watcher didn't wait for the socket: {tables}\n{restore_log(c)}")
     c.gone()
 
 
