@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/file.h>
 #include <sys/syscall.h>
 
 #include <nlohmann/json.hpp>
@@ -41,6 +42,7 @@ void check_replaceable(const std::string& place) {
 }
 
 struct Snapshot {
+  UniqueFd directory;  // locked: not removed as long as we read
   image::Checkpoint checkpoint;
   std::string image;
   std::vector<RecordedFile> files;
@@ -76,13 +78,15 @@ class Watch {
     if (!exists(place_ + "/" + snapshot_record)) return std::nullopt;
     try {
       UniqueFd directory = open_checkpoint(place_, mountmap::load_policy());
+      kernel::must(kernel::call(SYS_flock, directory.get(), LOCK_SH), "lock", place_);
       json record = json::parse(kernel::read_file_at(directory.get(), snapshot_record));
       std::string other = difference(record.at("config"), essence_);
       if (!other.empty()) {
         log_.info("config.json differs from the snapshot's in {}", other);
         return std::nullopt;
       }
-      Snapshot found{image::load(directory.get()), record.at("image"),
+      image::Checkpoint checkpoint = image::load(directory.get());
+      Snapshot found{std::move(directory), std::move(checkpoint), record.at("image"),
                      files_from(record.at("files"))};
       engine::check_in_place(found.checkpoint);
       return found;
@@ -131,19 +135,19 @@ class Watch {
       hold.tracee().detach();
       return true;
     } catch (const Error& error) {
-      if (snapshot) retire();
+      if (snapshot) retire(*snapshot);
       log_.fail(container_stderr.get(), one_line(error));
     } catch (const std::exception& error) {
-      if (snapshot) retire();
+      if (snapshot) retire(*snapshot);
       log_.fail(container_stderr.get(), error.what());
     }
     return false;
   }
 
   // What has failed once isn't tried again: the next start is a normal one.
-  void retire() {
-    std::string from = place_ + "/" + snapshot_record, to = place_ + "/" + retired_record;
-    kernel::call(SYS_renameat2, AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), 0);
+  static void retire(const Snapshot& snapshot) {
+    int directory = snapshot.directory.get();
+    kernel::call(SYS_renameat2, directory, snapshot_record, directory, retired_record, 0);
   }
 
   // Another start may have been quicker.

@@ -1,10 +1,13 @@
 """Containers that take a snapshot of themselves when they are ready, and start from it afterwards."""
+import contextlib
 import json
 import pathlib
+import shutil
 import signal
 
 from harness import Container, expect, os, run, scenario, wait_for
-from in_place import no_watcher, restore_log, start, watchers
+from in_place import explained, no_watcher, restore_log, start, watchers
+from podman import Podman
 
 
 def configure(c, when, change=lambda config: None):
@@ -182,3 +185,118 @@ def snapshot_refused(env):
             expect(why in said, f"{when}: {said}")
         run(env.stasis, "inspect", c.dir / "snapshot")
     c.gone()
+
+
+@scenario
+def snapshot_damaged(env):
+    """One that is seen to be damaged isn't used; one that can't be restored costs one start."""
+    env.only_stasis()
+    with Container(env, "threads") as c:
+        configure(c, "delay=100ms")
+        cold(c)
+        os.truncate(next((c.dir / "snapshot").glob("pages-*.img")), 4096)
+        configure(c, "delay=100ms")
+        cold(c)
+        record = c.dir / "snapshot/snapshot.json"
+        record.write_text(json.dumps(json.loads(record.read_text()) | {"files": []}))
+        program = c.bundle / "rootfs/threads"
+        program.write_bytes(program.read_bytes() + b"more")
+        configure(c, "delay=100ms")
+        start(c, ok=False)
+        expect("its size is" in restore_log(c), restore_log(c))
+        no_watcher(c)
+        c.delete()
+        configure(c, "delay=100ms")
+        cold(c)
+        configure(c, "delay=100ms")
+        warm(c)
+    c.gone()
+
+
+@scenario
+def snapshot_watcher_killed(env):
+    """The container goes on without its watcher; the next start takes the snapshot."""
+    env.only_stasis()
+    with Container(env, "threads") as c:
+        configure(c, "delay=60s")
+        start(c)
+        c.ready()
+        for pid in watchers(c):
+            os.kill(pid, signal.SIGKILL)
+        no_watcher(c)
+        c.ask()
+        expect(not (c.dir / "snapshot").exists(), "there is a snapshot")
+        c.delete()
+        configure(c, "delay=100ms")
+        cold(c)
+    c.gone()
+
+
+@scenario
+def snapshot_clones(env):
+    """Containers of one name that start at once: a snapshot that any of them starts from."""
+    env.only_stasis()
+    with contextlib.ExitStack() as stack:
+        clones = [stack.enter_context(Container(env, "tree")) for _ in range(4)]
+        first = clones[0]
+
+        def share(c):
+            # The program's date is part of what has to be the same.
+            if c is not first:
+                shutil.copy2(first.bundle / "rootfs/tree", c.bundle / "rootfs/tree")
+            configure(c, "file=/data/go", lambda config: config["annotations"].update(
+                {"dev.stasis.snapshot": str(env.work / "shared")}))
+        for c in clones:
+            share(c)
+            start(c)
+            c.ready()
+        for c in clones:
+            (c.data / "go").touch()
+        for c in clones:
+            wait_for("the watcher's end", lambda c=c: not watchers(c))
+            expect("Snapshot taken" in restore_log(c) or "meanwhile" in restore_log(c), restore_log(c))
+            c.ask()
+            c.delete()
+        for c in clones:
+            wait_for("the container's end", lambda c=c: c.state() is None)
+            share(c)
+        for c in clones:
+            start(c)
+        for c in clones:
+            expect("Restored in place" in restore_log(c), restore_log(c))
+            no_watcher(c)
+            c.ask()
+        expect(not [p.name for p in env.work.iterdir() if p.name.startswith(".")], "leftovers")
+    for c in clones:
+        c.gone()
+
+
+@scenario(label="long")
+def snapshot_podman(env):
+    """podman run, rm, run: another container, with another id and overlay, from the first one's snapshot."""
+    env.only_stasis()
+    hooks = env.work / "hooks.d"
+    run(env.stasis, "hook", "install", "--dir", hooks)
+    place = env.work / "snapshot"
+    program = "i=0; echo begun; >/vol/ready; while :; do i=$((i+1)); echo $i; sleep 0.02; done"
+    with Podman(env) as p:
+        p.import_busybox()
+
+        def begin():
+            p("--hooks-dir", hooks, "run", "-d", "--name", p.name, "--network=none", "--ulimit",
+              "nofile=1000:1000", "--ulimit", "nproc=1000:1000", "--annotation",
+              f"dev.stasis.snapshot={place}", "--annotation",
+              "dev.stasis.snapshot-when=file=/vol/ready", "busybox:test", "/bin/sh", "-c", program)
+            log = pathlib.Path(f"/run/stasis/{p.id()}/restore.log")
+            wait_for("the outcome", lambda: any(
+                word in log.read_text() for word in ("Snapshot taken", "No snapshot", "Restored")))
+            text = log.read_text()
+            wait_for("some numbers", lambda: len(p("logs", p.name).split()) > 10)
+            logs = p("logs", p.name).split()
+            p("rm", "-f", "-t", "0", p.name)
+            return text, logs
+        with explained(p):
+            text, logs = begin()
+            expect("Snapshot taken" in text and logs[0] == "begun", f"{text}{logs[:5]}")
+            text, logs = begin()
+            expect("Restored in place" in text and logs[0] != "begun", f"{text}{logs[:5]}")
