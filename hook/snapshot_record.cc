@@ -65,6 +65,27 @@ void forget_own(json& config, const std::string& bundle, const std::string& id) 
       note = note.key().starts_with("dev.stasis.") ? std::next(note) : notes->erase(note);
 }
 
+// Lists in which runtimes' order changes from run to run, and means nothing but
+// among entries of the same name.
+void sort_lists(json& config) {
+  auto sort = [](json& list, const auto& name) {
+    if (list.is_array())
+      std::stable_sort(list.begin(), list.end(),
+                       [&](const json& a, const json& b) { return name(a) < name(b); });
+  };
+  if (config.contains("mounts"))
+    sort(config["mounts"], [](const json& mount) { return mount.value("destination", ""); });
+  if (!config.contains("process")) return;
+  json& process = config["process"];
+  if (process.contains("env"))
+    sort(process["env"], [](const json& variable) {
+      std::string text = variable;
+      return text.substr(0, text.find('='));
+    });
+  if (process.contains("rlimits"))
+    sort(process["rlimits"], [](const json& limit) { return limit.value("type", ""); });
+}
+
 UniqueFd root_of(pid_t init) {
   return kernel::open(fmt::format("/proc/{}/root", init), O_PATH | O_DIRECTORY);
 }
@@ -123,6 +144,7 @@ void add_arguments(const json& config, int root, std::map<std::string, RecordedF
 json essence(std::string_view config_text, const std::string& bundle, const std::string& id) {
   json config = json::parse(config_text);
   forget_own(config, oci::clean_path(bundle), id);
+  sort_lists(config);
   return config;
 }
 

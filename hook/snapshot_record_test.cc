@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <catch2/catch.hpp>
 #include <filesystem>
 #include <fstream>
@@ -43,14 +44,16 @@ TEST_CASE("What is a container's own doesn't tell it from another; all else does
   json a = config("a1", "/b/a1"), b = config("b2", "/b/b2");
   b["process"]["args"][1] = "a1";
   CHECK(difference(essence_of(a, "a1", "/b/a1"), essence_of(b, "b2", "/b/b2")).empty());
+  std::reverse(b["mounts"].begin(), b["mounts"].end());
+  CHECK(difference(essence_of(a, "a1", "/b/a1"), essence_of(b, "b2", "/b/b2")).empty());
   json other = b;
   other["process"]["args"][1] = "b2";
   CHECK(difference(essence_of(a, "a1", "/b/a1"), essence_of(other, "b2", "/b/b2")) ==
         "/process/args/1");
   other = b;
-  other["mounts"][1]["source"] = "/elsewhere";
+  other["mounts"][0]["source"] = "/elsewhere";
   CHECK(difference(essence_of(a, "a1", "/b/a1"), essence_of(other, "b2", "/b/b2")) ==
-        "/mounts/1/source");
+        "/mounts/0/source");
   other = b;
   other["annotations"]["dev.stasis.snapshot"] = "mail";
   CHECK_FALSE(difference(essence_of(a, "a1", "/b/a1"), essence_of(other, "b2", "/b/b2")).empty());

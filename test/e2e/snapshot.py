@@ -6,7 +6,7 @@ import shutil
 import signal
 
 from harness import Container, expect, os, run, scenario, wait_for
-from in_place import explained, no_watcher, restore_log, start, watchers
+from in_place import no_watcher, restore_log, start, watchers
 from podman import Podman
 
 
@@ -295,8 +295,7 @@ def snapshot_podman(env):
             logs = p("logs", p.name).split()
             p("rm", "-f", "-t", "0", p.name)
             return text, logs
-        with explained(p):
-            text, logs = begin()
-            expect("Snapshot taken" in text and logs[0] == "begun", f"{text}{logs[:5]}")
-            text, logs = begin()
-            expect("Restored in place" in text and logs[0] != "begun", f"{text}{logs[:5]}")
+        text, logs = begin()
+        expect("Snapshot taken" in text and logs[0] == "begun", f"{text}{logs[:5]}")
+        text, logs = begin()
+        expect("Restored in place" in text and logs[0] != "begun", f"{text}{logs[:5]}")
