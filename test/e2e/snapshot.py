@@ -4,6 +4,7 @@ import json
 import pathlib
 import shutil
 import signal
+import time
 
 from harness import Container, expect, os, run, scenario, wait_for
 from in_place import no_watcher, restore_log, start, watchers
@@ -299,3 +300,24 @@ def snapshot_podman(env):
         expect("Snapshot taken" in text and logs[0] == "begun", f"{text}{logs[:5]}")
         text, logs = begin()
         expect("Restored in place" in text and logs[0] != "begun", f"{text}{logs[:5]}")
+
+
+@scenario
+def snapshot_killed(env):
+    """The container is killed while it is checkpointed: neither it nor the watcher stays."""
+    env.only_stasis()
+    with Container(env, "tree", "50") as c:
+        for turn in range(12):
+            configure(c, "delay=200ms")
+            start(c)
+            started = time.monotonic()
+            wait_for("the checkpoint's begin", lambda: "Froze" in restore_log(c)
+                     or time.monotonic() > started + 5)
+            time.sleep(turn * 0.002)
+            c.delete()
+            wait_for(f"the watcher's end: {restore_log(c)}", lambda: not watchers(c), 5)
+            wait_for("the container's end", lambda: not c.leavings(), 5)
+            shutil.rmtree(c.dir / "snapshot", ignore_errors=True)
+        configure(c, "delay=200ms")
+        cold(c)  # which removes what a killed one left
+    c.gone()
