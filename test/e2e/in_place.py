@@ -380,8 +380,8 @@ class Crun:
             raise harness.Skip("needs crun")
         self.c = c
 
-    def __call__(self, *args, ok=True):
-        out = self.c.dir / "crun.out"
+    def __call__(self, *args, ok=True, out=None):
+        out = out or self.c.dir / "crun.out"
         with open(out, "w") as said:
             code = harness.subprocess.run(
                 ["unshare", "-m", "sh", "-c", CGROUP2, "sh", self.c.dir / "crun", *map(str, args)],

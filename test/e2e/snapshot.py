@@ -7,7 +7,7 @@ import signal
 import time
 
 from harness import Container, expect, os, run, scenario, wait_for
-from in_place import no_watcher, restore_log, start, watchers
+from in_place import Crun, no_watcher, restore_log, start, watchers
 from podman import Podman
 
 
@@ -320,4 +320,32 @@ def snapshot_killed(env):
             shutil.rmtree(c.dir / "snapshot", ignore_errors=True)
         configure(c, "delay=200ms")
         cold(c)  # which removes what a killed one left
+    c.gone()
+
+
+@scenario(label="long")
+def snapshot_crun(env):
+    """crun, whose start waits in its poststart hook for the outcome, but not for the snapshot."""
+    env.only_stasis()
+    with Container(env, "tree") as c:
+        crun = Crun(c)
+
+        def change(config):
+            config["mounts"] = [m for m in config["mounts"] if m["type"] != "cgroup"]
+        try:
+            for says in ("Snapshot taken", "Restored in place"):
+                configure(c, "file=/data/go", change)
+                (c.data / "go").unlink(missing_ok=True)
+                crun("create", "--bundle", c.bundle, c.name, out=pathlib.Path("/dev/null"))
+                crun("start", c.name)
+                if says == "Snapshot taken":
+                    c.ready()
+                    (c.data / "go").touch()
+                wait_for("the watcher's end", lambda: not watchers(c))
+                expect(says in restore_log(c), restore_log(c))
+                c.ask()
+                crun("kill", c.name, "KILL")
+                crun("delete", "-f", c.name)
+        finally:
+            crun("delete", "-f", c.name, ok=None)
     c.gone()
