@@ -16,6 +16,7 @@
 #include "cli/inspect.h"
 #include "cli/plan.h"
 #include "cli/restore.h"
+#include "cli/snapshot.h"
 #include "hook/hook.h"
 #include "hook/install.h"
 #include "kernel/fs.h"
@@ -40,7 +41,7 @@ int change_hooks(bool install, const std::string& directory) {
 
 int run_hook(std::string_view phase) {
   StderrLog log;
-  hook::run(phase, STDIN_FILENO, log);
+  hook::run(phase, STDIN_FILENO, log, take_snapshot);
   return 0;
 }
 

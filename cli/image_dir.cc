@@ -46,7 +46,15 @@ void sync(const std::string& directory) {
 
 // Whoever writes into a hidden directory holds a lock on it. One that nobody
 // holds was left by a stasis that was killed.
+// A restore that reads a published one holds a shared lock.
 bool lock(int directory) { return kernel::call(SYS_flock, directory, LOCK_EX | LOCK_NB) == 0; }
+
+void wait_for_lock(int directory, const std::string& name) {
+  long locked;
+  do locked = kernel::call(SYS_flock, directory, LOCK_EX);
+  while (locked == -EINTR);
+  kernel::must(locked, "lock", name);
+}
 
 void remove_leftovers(const std::string& parent, const std::string& prefix) {
   std::error_code ignored;
@@ -75,6 +83,9 @@ NewImage::NewImage(std::string place) {
         .hint("choose another place with --image DIR");
   make_directories(parent_);
   std::string prefix = "." + path.filename().string() + ".";
+  // Or another would take ours, between its making and its lock, for a leftover.
+  UniqueFd turn = kernel::open(parent_, O_RDONLY | O_DIRECTORY);
+  wait_for_lock(turn.get(), parent_);
   remove_leftovers(parent_, prefix);
   hidden_ = parent_ + "/" + prefix + "XXXXXX";
   if (!mkdtemp(hidden_.data())) {
@@ -108,7 +119,10 @@ void NewImage::publish() {
   published_ = true;
   sync(parent_);
   std::error_code ignored;
-  if (replaced) fs::remove_all(hidden_, ignored);  // what was there before
+  if (!replaced) return;
+  UniqueFd before = kernel::open(hidden_, O_RDONLY | O_DIRECTORY);
+  wait_for_lock(before.get(), hidden_);
+  fs::remove_all(hidden_, ignored);
 }
 
 std::string to_json(const Manifest& manifest) {

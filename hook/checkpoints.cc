@@ -5,6 +5,8 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 
+#include <algorithm>
+
 #include "base/text.h"
 #include "kernel/fs.h"
 #include "mountmap/paths.h"
@@ -61,6 +63,10 @@ void check_files(const std::string& name, int directory) {
   kernel::must(kernel::call(SYS_lseek, directory, 0, SEEK_SET), "list", name);
 }
 
+bool exists(const std::string& path) {
+  return kernel::call(SYS_faccessat, AT_FDCWD, path.c_str(), F_OK) == 0;
+}
+
 UniqueFd open_below(const std::string& root, const std::string& name) {
   check_way(name, root);
   UniqueFd top = kernel::open_in(AT_FDCWD, root, O_RDONLY | O_DIRECTORY, no_links);
@@ -98,6 +104,39 @@ UniqueFd find(const std::string& name, const mountmap::Policy& policy) {
 }
 
 }  // namespace
+
+std::string checkpoint_place(const std::string& name, const mountmap::Policy& policy) {
+  std::string relative = name.starts_with('/') ? name.substr(1) : name;
+  // Hidden names are those of checkpoints that are being made.
+  for (auto part : text::split(relative, '/'))
+    if (part.empty() || part.starts_with('.'))
+      throw refuse(name, name.empty() ? "the annotation is empty" : "its path isn't plain");
+  std::string place = name;
+  if (!name.starts_with('/')) {
+    if (policy.checkpoints.empty()) throw refuse(name, "the policy names no directory for it");
+    place = policy.checkpoints.front() + "/" + name;
+    for (const std::string& root : policy.checkpoints)
+      if (exists(root + "/" + name)) {
+        place = root + "/" + name;
+        break;
+      }
+  } else if (!policy.any_checkpoint) {
+    bool below = false;
+    for (const std::string& root : policy.checkpoints)
+      below |= mountmap::inside(name, root) && name != root;
+    if (!below) throw refuse(name, "it lies below none of the directories that the policy names");
+  }
+  std::string way = place;
+  do way.resize(std::max<size_t>(way.rfind('/'), 1));
+  while (way.size() > 1 && !exists(way));
+  try {
+    check_way(name, way);
+  } catch (const Error& error) {
+    if (error.operation() == "use the checkpoint") throw;
+    throw refuse(name, error.what());
+  }
+  return place;
+}
 
 UniqueFd open_checkpoint(const std::string& name, const mountmap::Policy& policy) {
   UniqueFd directory;

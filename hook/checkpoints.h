@@ -13,4 +13,8 @@ namespace stasis::hook {
 // the policy allows) by an absolute path. Throws Error.
 UniqueFd open_checkpoint(const std::string& name, const mountmap::Policy& policy);
 
+// Where a checkpoint of that name is, or is to be made: absolute. The way there is
+// root's, as far as it exists. Throws Error.
+std::string checkpoint_place(const std::string& name, const mountmap::Policy& policy);
+
 }  // namespace stasis::hook

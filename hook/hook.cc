@@ -86,10 +86,18 @@ oci::Config before_start(const oci::State& state, Log& log, std::string_view sta
 
 // In a restore by the runtime itself, which says "stopped", there is nothing to arm.
 // crun says "created" where the specification wants "creating".
-void create_runtime(const oci::State& state, Log& log, std::string_view state_dir) {
+void create_runtime(const oci::State& state, Log& log, const TakeSnapshot& take,
+                    std::string_view state_dir) {
   oci::Config config = before_start(state, log, state_dir);
-  if (state.status != "stopped" && config.annotations.contains(restore_annotation))
-    arm(state, config, log, state_dir);
+  if (state.status == "stopped") return;
+  bool restores = config.annotations.contains(restore_annotation);
+  bool snapshots = config.annotations.contains(snapshot_annotation);
+  if (restores && snapshots)
+    throw Error("start", state.id)
+        .because(std::string("it has both ") + restore_annotation + " and " + snapshot_annotation)
+        .hint("remove one of the two annotations");
+  if (restores) arm(state, config, log, state_dir);
+  if (snapshots) arm_snapshot(state, config, take, log, state_dir);
 }
 
 // A process that has ended has no namespaces, also while nobody has reaped it.
@@ -108,7 +116,8 @@ void keep_identities(mountmap::MountMap& map, const mountmap::SourceRecord& crea
 // Now the container's own root is in place, and masked paths are too.
 void after_start(const oci::State& state, Log& log, std::string_view state_dir) {
   oci::Config config = read_bundle(state);
-  if (state.status == "running" && config.annotations.contains(restore_annotation))
+  if (state.status == "running" && (config.annotations.contains(restore_annotation) ||
+                                    config.annotations.contains(snapshot_annotation)))
     await(state, state_dir);
   auto created = load_record(state_dir, state.id);
   mountmap::Policy policy = machine_policy(log);
@@ -126,7 +135,8 @@ void after_start(const oci::State& state, Log& log, std::string_view state_dir) 
 
 }  // namespace
 
-void run(std::string_view phase, int stdin_fd, Log& log, std::string_view state_dir) {
+void run(std::string_view phase, int stdin_fd, Log& log, const TakeSnapshot& take,
+         std::string_view state_dir) {
   if (std::find(phases.begin(), phases.end(), phase) == phases.end())
     throw Error("run hook", "\"" + std::string(phase) + "\"")
         .because("there is no such phase")
@@ -143,7 +153,7 @@ void run(std::string_view phase, int stdin_fd, Log& log, std::string_view state_
   } else if (phase == "prestart") {
     before_start(state, log, state_dir);
   } else {
-    create_runtime(state, log, state_dir);
+    create_runtime(state, log, take, state_dir);
   }
 }
 

@@ -6,13 +6,15 @@
 #include <string_view>
 
 #include "base/log.h"
+#include "hook/snapshot.h"
 
 namespace stasis::hook {
 
 // Carries out `phase` with the state JSON read from `stdin_fd`. Doing it again
 // does no harm. Throws Error for an unknown phase, a missing state or an
-// unreadable config.json. `state_dir` is /run/stasis outside of tests.
-void run(std::string_view phase, int stdin_fd, Log& log,
+// unreadable config.json. `take`: for containers that are to be checkpointed when
+// they are ready. `state_dir` is /run/stasis outside of tests.
+void run(std::string_view phase, int stdin_fd, Log& log, const TakeSnapshot& take,
          std::string_view state_dir = "/run/stasis");
 
 }  // namespace stasis::hook

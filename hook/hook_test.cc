@@ -43,7 +43,7 @@ struct Bench {
     UniqueFd in(open((path / "stdin").c_str(), O_RDONLY | O_CLOEXEC));
     NullLog log;
     try {
-      hook::run(phase, in.get(), log, (path / "run").string());
+      hook::run(phase, in.get(), log, {}, (path / "run").string());
     } catch (const Error& error) {
       return error.what();
     }
@@ -113,7 +113,7 @@ TEST_CASE("a hook that is called wrongly says so") {
         "cannot use the container's state on stdin: bundle \"b\" is not an absolute path");
   CHECK_FALSE(fs::exists(bench.path / "run"));
   NullLog log;
-  CHECK_THROWS_AS(hook::run("poststop", -1, log, (bench.path / "run").string()), Error);
+  CHECK_THROWS_AS(hook::run("poststop", -1, log, {}, (bench.path / "run").string()), Error);
 }
 
 TEST_CASE("a record is never written through a symbolic link") {

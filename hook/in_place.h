@@ -17,6 +17,9 @@ constexpr const char* restore_annotation = "dev.stasis.restore";
 // container's init is ours. Throws Error where the checkpoint doesn't fit.
 void arm(const oci::State& state, const oci::Config& config, Log& log, std::string_view state_dir);
 
+// Throws Error for a container that can't be restored in place at all.
+void check_namespaces(const oci::Config& config);
+
 // poststart of such a container, where the runtime calls it when the program runs
 // (crun): waits for the outcome. Throws Error where the restore has failed.
 void await(const oci::State& state, std::string_view state_dir);

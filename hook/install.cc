@@ -47,7 +47,7 @@ std::vector<HookFile> hook_files(const std::string& binary) {
     nlohmann::ordered_json json = {
         {"version", "1.0.0"},
         {"hook", {{"path", binary}, {"args", {"stasis", "hook", phase}}}},
-        {"when", {{"annotations", {{"^dev\\.stasis\\.restore$", ".+"}}}}},
+        {"when", {{"annotations", {{"^dev\\.stasis\\.(restore|snapshot)$", ".+"}}}}},
         {"stages", {phase}}};
     files.push_back({file_name(phase), json.dump(2) + "\n"});
   }

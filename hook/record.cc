@@ -99,7 +99,7 @@ void remove_record(std::string_view state_dir, const std::string& id) {
       auto entry = reinterpret_cast<const dirent64*>(buffer + at);
       at += entry->d_reclen;
       std::string_view name = entry->d_name;
-      if (name.starts_with(file_name) || name == "restore.log")
+      if (name.starts_with(file_name) || name == "restore.log" || name == "watcher")
         kernel::call(SYS_unlinkat, directory.get(), entry->d_name, 0);
     }
   }

@@ -50,12 +50,20 @@ def watchers(c):
         try:
             if pathlib.Path(f"/proc/{pid}/comm").read_text() != "stasis-watch\n":
                 continue
-            fds = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")]
-            if any(c.name in fd for fd in fds):
-                found.append(int(pid))
+            fds = os.listdir(f"/proc/{pid}/fd")
         except OSError:
-            pass
+            continue
+        if any(c.name in link_of(f"/proc/{pid}/fd/{fd}") for fd in fds):
+            found.append(int(pid))
     return found
+
+
+def link_of(path):
+    """Empty when it has gone meanwhile."""
+    try:
+        return os.readlink(path)
+    except OSError:
+        return ""
 
 
 def no_watcher(c):
@@ -82,6 +90,10 @@ def below_a_shell(config):
     config["process"]["args"] = ["/bin/sh", "-c", f"sleep 1000 & {program} & wait"]
 
 
+def fifty_processes(config):
+    config["process"]["args"].append("50")
+
+
 # Program, what is special about its container -> options of the comparison afterwards.
 TABLE = {
     ("counter", None): {}, ("threads", None): {}, ("memory", None): {}, ("clock", None): {},
@@ -90,6 +102,7 @@ TABLE = {
     ("timers", None): {"ignore": ("/ShdPnd",)},  # which go on firing while we look
     ("confined", more_caps): {}, ("threads", as_user): {}, ("tree", may_gain_privileges): {},
     ("threads", below_a_shell): {}, ("tree", below_a_shell): {},
+    ("tree", fifty_processes): {},
 }
 
 
@@ -367,8 +380,8 @@ class Crun:
             raise harness.Skip("needs crun")
         self.c = c
 
-    def __call__(self, *args, ok=True):
-        out = self.c.dir / "crun.out"
+    def __call__(self, *args, ok=True, out=None):
+        out = out or self.c.dir / "crun.out"
         with open(out, "w") as said:
             code = harness.subprocess.run(
                 ["unshare", "-m", "sh", "-c", CGROUP2, "sh", self.c.dir / "crun", *map(str, args)],

@@ -1,10 +1,12 @@
 // A tree of processes in several sessions and groups, each in contact with the
-// root over shared memory and answering with who it is.
+// root over shared memory and answering with who it is. tree COUNT: as many of
+// them, the root included, some of them many generations below it.
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
 
 #include <atomic>
+#include <vector>
 
 #include "program.h"
 
@@ -17,7 +19,8 @@ struct Member {
   std::atomic<uint64_t> ticks{0};
   char name[16];
 };
-constexpr int member_count = 9;
+constexpr int special_members = 9;
+int member_count = special_members;
 Member* members;
 
 void live(int index) {
@@ -44,9 +47,29 @@ pid_t spawn(int index, const std::function<void()>& first) {
   return pid;
 }
 
+// Members `first` up to `end`: every one has half of those that are left below it.
+void grow(int first, int end) {
+  while (first < end) {
+    int below = first + 1 + (end - first) / 2;
+    if (below > end) below = end;
+    spawn(first, [first, below] {
+      if (first % 3 == 0) setsid();
+      grow(first + 1, below);
+    });
+    first = below;
+  }
+}
+
+void wait_for_all() {
+  for (int i = 0; i < member_count; i++)
+    while (members[i].ticks < 2) sleep_us(1000);
+}
+
 }  // namespace
 
-int main() {
+int main(int argc, char** argv) {
+  if (argc > 1) member_count = atoi(argv[1]) - 1;
+  need(member_count >= special_members, "COUNT");
   members = static_cast<Member*>(mmap(nullptr, sizeof(Member) * member_count,
                                       PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
   spawn(0, [] {});
@@ -62,31 +85,33 @@ int main() {
     spawn(7, [] {});
   });
   pid_t leader = spawn(8, [] { setpgid(0, 0); });
-  sleep_us(100000);
-  struct {
+  grow(special_members, member_count);
+  wait_for_all();
+  struct Identity {
     int pid, parent, session, group;
-  } was[member_count];
-  for (int i = 0; i < member_count; i++)
+  };
+  std::vector<Identity> was(static_cast<size_t>(member_count));
+  for (size_t i = 0; i < was.size(); i++)
     was[i] = {members[i].pid, members[i].parent, members[i].session, members[i].group};
   need(was[8].pid == leader && was[6].session != was[7].session, "tree");
   bool reaped = false;  // the last member, by the first question
   serve([&](Verdict& verdict) {
-    uint64_t ticks[member_count];
-    for (int i = 0; i < member_count; i++) ticks[i] = members[i].ticks;
+    std::vector<uint64_t> ticks;
+    for (int i = 0; i < member_count; i++) ticks.push_back(members[i].ticks);
     sleep_us(300000);
-    for (int i = 0; i < member_count; i++) {
+    for (size_t i = 0; i < was.size(); i++) {
       if (reaped && i == 8) continue;
       Member& m = members[i];
-      verdict.expect(m.ticks > ticks[i] + 1, "member %d stands still", i);
-      verdict.expect(m.pid == was[i].pid, "member %d has pid %d, had %d", i, m.pid.load(),
+      verdict.expect(m.ticks > ticks[i] + 1, "member %zu stands still", i);
+      verdict.expect(m.pid == was[i].pid, "member %zu has pid %d, had %d", i, m.pid.load(),
                      was[i].pid);
-      verdict.expect(m.parent == was[i].parent, "member %d: parent %d, was %d", i, m.parent.load(),
+      verdict.expect(m.parent == was[i].parent, "member %zu: parent %d, was %d", i, m.parent.load(),
                      was[i].parent);
-      verdict.expect(m.session == was[i].session, "member %d: session %d, was %d", i,
+      verdict.expect(m.session == was[i].session, "member %zu: session %d, was %d", i,
                      m.session.load(), was[i].session);
-      verdict.expect(m.group == was[i].group, "member %d: group %d, was %d", i, m.group.load(),
+      verdict.expect(m.group == was[i].group, "member %zu: group %d, was %d", i, m.group.load(),
                      was[i].group);
-      verdict.expect(m.name == "member-" + std::to_string(i), "member %d is called %s", i, m.name);
+      verdict.expect(m.name == "member-" + std::to_string(i), "member %zu is called %s", i, m.name);
     }
     // The children are still ours to wait for.
     if (reaped) return;

@@ -1,0 +1,109 @@
+#include "cli/snapshot.h"
+
+#include <fmt/format.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <time.h>
+
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <thread>
+
+#include "cli/image_dir.h"
+#include "cli/lock.h"
+#include "cli/plan.h"
+#include "engine/plan.h"
+#include "hook/record.h"
+#include "kernel/fs.h"
+#include "kernel/proc_stat.h"
+
+namespace stasis::cli {
+
+namespace {
+
+// Of a runtime that keeps no state that we know, process and bundle say enough.
+Container find(const oci::State& state) {
+  ContainerQuery query;
+  query.pid = state.pid;
+  Container container = open_container(query);
+  if (container.state) return container;
+  container.id = state.id;
+  container.bundle = state.bundle;
+  container.config = oci::read_config(state.bundle);
+  auto created = hook::load_record(hook::default_state_dir, state.id);
+  mountmap::PolicySubject subject{state.id, &*container.config};
+  mountmap::PolicyView view{container.policy, subject};
+  container.map = mountmap::map_process(state.pid, &*container.config,
+                                        created ? &*created : nullptr, "/", &view);
+  return container;
+}
+
+// runc wants to find in a checkpoint what standard input and output were.
+std::string descriptors(pid_t init) {
+  nlohmann::json links = nlohmann::json::array();
+  for (int fd = 0; fd <= 2; ++fd) {
+    std::string path = fmt::format("/proc/{}/fd/{}", init, fd);
+    char target[256];
+    long size = kernel::call(SYS_readlinkat, AT_FDCWD, path.c_str(), target, sizeof target);
+    links.push_back(std::string(target, size < 0 ? 0 : static_cast<size_t>(size)));
+  }
+  return links.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+}
+
+// The init of a pid namespace ends only when all others in it have been reaped,
+// and while they are traced nobody but their tracer can. Whoever waits for the
+// init at that moment would wait for ever: a thread beside it does what is needed.
+class Undertaker {
+ public:
+  explicit Undertaker(pid_t init)
+      : thread_([init](const std::stop_token& stop) {
+          constexpr timespec interval{0, 20'000'000};
+          while (!stop.stop_requested()) {
+            if (ending(init)) reap();
+            kernel::call(SYS_nanosleep, &interval, nullptr);
+          }
+        }) {}
+
+ private:
+  static bool ending(pid_t init) {
+    constexpr unsigned exiting = 4;  // PF_EXITING
+    try {
+      return kernel::parse_stat(kernel::read_file(fmt::format("/proc/{}/stat", init))).flags &
+             exiting;
+    } catch (const Error&) {
+      return false;  // it is gone
+    }
+  }
+  static void reap() {
+    while (kernel::call(SYS_wait4, -1, nullptr, __WALL | WNOHANG, nullptr) > 0) {
+    }
+  }
+
+  std::jthread thread_;
+};
+
+}  // namespace
+
+void take_snapshot(const oci::State& state, const std::string& place,
+                   const hook::SnapshotFile& file, Log& log) {
+  ContainerLock lock(state.id);
+  Container container = find(state);
+  engine::DumpPlan plan = build_dump_plan(container);
+  plan.leave_running = true;
+  NewImage image(place);
+  engine::Observer observer;
+  std::optional<Undertaker> undertaker(state.pid);
+  engine::DumpResult result = engine::dump(plan, image.fd(), observer, log);
+  undertaker.reset();
+  // It runs again: what takes time is done now.
+  image.add_file("descriptors.json", descriptors(state.pid));
+  image.add_file("stasis.json", to_json({.id = state.id,
+                                         .bundle = container.bundle,
+                                         .runc_root = std::string(oci::default_runc_root)}));
+  image.add_file(file.name, file.text(image::load(image.fd())));
+  kernel::must(kernel::call(SYS_syncfs, image.fd()), "write out", place);
+  image.publish();
+  log.info("{} stood still for {:.1f} ms", state.id, result.frozen_us / 1000.0);
+}
+
+}  // namespace stasis::cli

@@ -1,0 +1,351 @@
+"""Containers that take a snapshot of themselves when they are ready, and start from it afterwards."""
+import contextlib
+import json
+import pathlib
+import shutil
+import signal
+import time
+
+from harness import Container, expect, os, run, scenario, wait_for
+from in_place import Crun, no_watcher, restore_log, start, watchers
+from podman import Podman
+
+
+def configure(c, when, change=lambda config: None):
+    """The container's bundle is to start from c.dir/snapshot."""
+    path = c.bundle / "config.json"
+    config = json.loads(path.read_text())
+    config.setdefault("annotations", {}).update(
+        {"dev.stasis.snapshot": str(c.dir / "snapshot"), "dev.stasis.snapshot-when": when})
+    change(config)
+    path.write_text(json.dumps(config))
+    for name in ("ask", "answer", "ready"):
+        (c.data / name).unlink(missing_ok=True)
+
+
+def log_says(c, line, seconds=20):
+    wait_for(f"{line!r} in {restore_log(c)}", lambda: line in restore_log(c), seconds)
+
+
+def cold(c, trigger=lambda: None):
+    """A normal start, and the snapshot that comes of it."""
+    start(c)
+    c.ready()
+    trigger()
+    wait_for("an end with the snapshot", lambda: not watchers(c))
+    expect("Snapshot taken" in restore_log(c), restore_log(c))
+    c.ask()
+    hidden = [p.name for p in c.dir.iterdir() if p.name.startswith(".")]
+    expect(not hidden, f"left beside the snapshot: {hidden}")
+    c.delete()
+    wait_for("the container's end", lambda: c.state() is None)
+
+
+def warm(c):
+    """A start from the snapshot: the program doesn't set itself up again."""
+    start(c)
+    expect("Restored in place" in restore_log(c), restore_log(c))
+    no_watcher(c)
+    c.ask()
+    expect(not (c.data / "ready").exists(), "the program was started anew")
+    c.delete()
+    wait_for("the container's end", lambda: c.state() is None)
+
+
+@scenario
+def snapshot_delay(env):
+    """Cold, warm, warm with another hostname; cold again with other words or another program."""
+    env.only_stasis()
+    with Container(env, "tree") as c:
+        configure(c, "delay=300ms")
+        cold(c)
+        first = (c.dir / "snapshot/inventory.img").stat().st_ino
+        configure(c, "delay=300ms")
+        warm(c)
+
+        def differs_freely(config):
+            config["hostname"] = "another"
+            config["annotations"]["org.example.note"] = "another"
+        configure(c, "delay=300ms", differs_freely)
+        warm(c)
+        expect((c.dir / "snapshot/inventory.img").stat().st_ino == first, "a new one was taken")
+
+        configure(c, "delay=300ms", lambda config: config["process"]["env"].append("MORE=1"))
+        start(c)
+        log_says(c, "config.json differs from the snapshot's in /process/env")
+        c.delete()
+        configure(c, "delay=300ms")
+        cold(c)
+        expect((c.dir / "snapshot/inventory.img").stat().st_ino != first, "no new one was taken")
+        configure(c, "delay=300ms")
+        warm(c)
+        program = c.bundle / "rootfs/tree"
+        os.utime(program)
+        configure(c, "delay=300ms")
+        start(c)
+        log_says(c, "/tree isn't what it was at the snapshot")
+        c.ready().ask()
+    c.gone()
+
+
+@scenario
+def snapshot_file(env):
+    """Ready when a file appears; one that lies there from before doesn't count."""
+    env.only_stasis()
+    with Container(env, "threads") as c:
+        (c.data / "deep").mkdir()
+        (c.data / "deep/ready").touch()
+        configure(c, "file=/data/deep/ready")
+
+        def ready():
+            expect(watchers(c) and not (c.dir / "snapshot").exists(), "taken for an old file")
+            (c.data / "deep/ready").unlink()
+            (c.data / "deep").rmdir()
+            (c.data / "deep").mkdir()
+            (c.data / "deep/ready").touch()
+        cold(c, ready)
+        configure(c, "file=/data/deep/ready")
+        warm(c)
+    c.gone()
+
+
+@scenario
+def snapshot_signal(env):
+    """Ready when somebody tells the watcher."""
+    env.only_stasis()
+    with Container(env, "sleepers") as c:
+        configure(c, "signal")
+        place = pathlib.Path(f"/run/stasis/{c.name}/watcher")
+
+        def tell():
+            pid = int(wait_for("the watcher's id", lambda: place.exists() and place.read_text()))
+            expect(watchers(c) == [pid], f"{pid} isn't the watcher")
+            os.kill(pid, signal.SIGUSR1)
+        cold(c, tell)
+        configure(c, "signal")
+        warm(c)
+    c.gone()
+
+
+@scenario
+def snapshot_listen(env):
+    """Ready when a socket listens in the container's network."""
+    env.only_stasis()
+
+    def change(config):
+        config["process"]["args"] = ["/bin/sh", "-c", "sleep 0.5; exec nc -l -p 8080"]
+    with Container(env, change=change) as c:
+        configure(c, "listen=8080")
+        start(c)
+        wait_for("the watcher's end", lambda: not watchers(c))
+        expect("Snapshot taken" in restore_log(c) or "No snapshot" in restore_log(c), restore_log(c))
+        tables = [pathlib.Path(f"/proc/{c.init()}/net/{name}").read_text() for name in ("tcp", "tcp6")]
+        expect(any(":1F90 " in line and " 0A " in line for line in "\n".join(tables).splitlines()),
+               f"the watcher didn't wait for the socket: {tables}\n{restore_log(c)}")
+    c.gone()
+
+
+@scenario
+def snapshot_given_up(env):
+    """The watcher ends with the container, in whatever state it is; nothing is left."""
+    env.only_stasis()
+    for when in ("delay=1h", "delay=60m", "file=/never", "listen=1", "signal"):
+        with Container(env, "sleepers") as c:
+            configure(c, when)
+            if when == "delay=1h":
+                c.runc("create", "--bundle", c.bundle, c.name, ok=False)
+                expect("it is no time" in (c.dir / "runc-create.log").read_text(), "not told why")
+                continue
+            c.runc("create", "--bundle", c.bundle, c.name)
+            expect(watchers(c), "there is no watcher")
+            c.delete()
+            wait_for(f"the watcher's end ({when}, created)", lambda: not watchers(c), 3)
+            start(c)
+            c.ready()
+            expect(watchers(c), "there is no watcher")
+            c.delete()
+            wait_for(f"the watcher's end ({when})", lambda: not watchers(c), 3)
+            expect(not (c.dir / "snapshot").exists(), "there is a snapshot")
+        c.gone()
+
+
+@scenario
+def snapshot_refused(env):
+    """What isn't right is said when the container is made; a checkpoint made by hand stays."""
+    env.only_stasis()
+    with Container(env, "sleepers") as c:
+        c.start()
+        c.checkpoint(image=c.dir / "snapshot")
+        c.delete()
+        for when, why in (("delay=1s", "that no snapshot annotation made"),
+                          ("log=x", "log= is not supported yet"), ("soon", "no such way")):
+            configure(c, when)
+            c.runc("create", "--bundle", c.bundle, c.name, ok=False)
+            said = (c.dir / "runc-create.log").read_text()
+            (c.dir / "runc-create.log").unlink()
+            expect(why in said, f"{when}: {said}")
+        run(env.stasis, "inspect", c.dir / "snapshot")
+    c.gone()
+
+
+@scenario
+def snapshot_damaged(env):
+    """One that is seen to be damaged isn't used; one that can't be restored costs one start."""
+    env.only_stasis()
+    with Container(env, "threads") as c:
+        configure(c, "delay=100ms")
+        cold(c)
+        os.truncate(next((c.dir / "snapshot").glob("pages-*.img")), 4096)
+        configure(c, "delay=100ms")
+        cold(c)
+        record = c.dir / "snapshot/snapshot.json"
+        record.write_text(json.dumps(json.loads(record.read_text()) | {"files": []}))
+        program = c.bundle / "rootfs/threads"
+        program.write_bytes(program.read_bytes() + b"more")
+        configure(c, "delay=100ms")
+        start(c, ok=False)
+        expect("its size is" in restore_log(c), restore_log(c))
+        no_watcher(c)
+        c.delete()
+        configure(c, "delay=100ms")
+        cold(c)
+        configure(c, "delay=100ms")
+        warm(c)
+    c.gone()
+
+
+@scenario
+def snapshot_watcher_killed(env):
+    """The container goes on without its watcher; the next start takes the snapshot."""
+    env.only_stasis()
+    with Container(env, "threads") as c:
+        configure(c, "delay=60s")
+        start(c)
+        c.ready()
+        for pid in watchers(c):
+            os.kill(pid, signal.SIGKILL)
+        no_watcher(c)
+        c.ask()
+        expect(not (c.dir / "snapshot").exists(), "there is a snapshot")
+        c.delete()
+        configure(c, "delay=100ms")
+        cold(c)
+    c.gone()
+
+
+@scenario
+def snapshot_clones(env):
+    """Containers of one name that start at once: a snapshot that any of them starts from."""
+    env.only_stasis()
+    with contextlib.ExitStack() as stack:
+        clones = [stack.enter_context(Container(env, "tree")) for _ in range(4)]
+        first = clones[0]
+
+        def share(c):
+            # The program's date is part of what has to be the same.
+            if c is not first:
+                shutil.copy2(first.bundle / "rootfs/tree", c.bundle / "rootfs/tree")
+            configure(c, "file=/data/go", lambda config: config["annotations"].update(
+                {"dev.stasis.snapshot": str(env.work / "shared")}))
+        for c in clones:
+            share(c)
+            start(c)
+            c.ready()
+        for c in clones:
+            (c.data / "go").touch()
+        for c in clones:
+            wait_for("the watcher's end", lambda c=c: not watchers(c))
+            expect("Snapshot taken" in restore_log(c) or "meanwhile" in restore_log(c), restore_log(c))
+            c.ask()
+            c.delete()
+        for c in clones:
+            wait_for("the container's end", lambda c=c: c.state() is None)
+            share(c)
+        for c in clones:
+            start(c)
+        for c in clones:
+            expect("Restored in place" in restore_log(c), restore_log(c))
+            no_watcher(c)
+            c.ask()
+        expect(not [p.name for p in env.work.iterdir() if p.name.startswith(".")], "leftovers")
+    for c in clones:
+        c.gone()
+
+
+@scenario(label="long")
+def snapshot_podman(env):
+    """podman run, rm, run: another container, with another id and overlay, from the first one's snapshot."""
+    env.only_stasis()
+    hooks = env.work / "hooks.d"
+    run(env.stasis, "hook", "install", "--dir", hooks)
+    place = env.work / "snapshot"
+    program = "i=0; echo begun; >/vol/ready; while :; do i=$((i+1)); echo $i; sleep 0.02; done"
+    with Podman(env) as p:
+        p.import_busybox()
+
+        def begin():
+            p("--hooks-dir", hooks, "run", "-d", "--name", p.name, "--network=none", "--ulimit",
+              "nofile=1000:1000", "--ulimit", "nproc=1000:1000", "--annotation",
+              f"dev.stasis.snapshot={place}", "--annotation",
+              "dev.stasis.snapshot-when=file=/vol/ready", "busybox:test", "/bin/sh", "-c", program)
+            log = pathlib.Path(f"/run/stasis/{p.id()}/restore.log")
+            wait_for("the outcome", lambda: any(
+                word in log.read_text() for word in ("Snapshot taken", "No snapshot", "Restored")))
+            text = log.read_text()
+            wait_for("some numbers", lambda: len(p("logs", p.name).split()) > 10)
+            logs = p("logs", p.name).split()
+            p("rm", "-f", "-t", "0", p.name)
+            return text, logs
+        text, logs = begin()
+        expect("Snapshot taken" in text and logs[0] == "begun", f"{text}{logs[:5]}")
+        text, logs = begin()
+        expect("Restored in place" in text and logs[0] != "begun", f"{text}{logs[:5]}")
+
+
+@scenario
+def snapshot_killed(env):
+    """The container is killed while it is checkpointed: neither it nor the watcher stays."""
+    env.only_stasis()
+    with Container(env, "tree", "50") as c:
+        for turn in range(12):
+            configure(c, "delay=200ms")
+            start(c)
+            started = time.monotonic()
+            wait_for("the checkpoint's begin", lambda: "Froze" in restore_log(c)
+                     or time.monotonic() > started + 5)
+            time.sleep(turn * 0.002)
+            c.delete()
+            wait_for(f"the watcher's end: {restore_log(c)}", lambda: not watchers(c), 5)
+            wait_for("the container's end", lambda: not c.leavings(), 5)
+            shutil.rmtree(c.dir / "snapshot", ignore_errors=True)
+        configure(c, "delay=200ms")
+        cold(c)  # which removes what a killed one left
+    c.gone()
+
+
+@scenario(label="long")
+def snapshot_crun(env):
+    """crun, whose start waits in its poststart hook for the outcome, but not for the snapshot."""
+    env.only_stasis()
+    with Container(env, "tree") as c:
+        crun = Crun(c)
+
+        def change(config):
+            config["mounts"] = [m for m in config["mounts"] if m["type"] != "cgroup"]
+        try:
+            for says in ("Snapshot taken", "Restored in place"):
+                configure(c, "file=/data/go", change)
+                (c.data / "go").unlink(missing_ok=True)
+                crun("create", "--bundle", c.bundle, c.name, out=pathlib.Path("/dev/null"))
+                crun("start", c.name)
+                if says == "Snapshot taken":
+                    c.ready()
+                    (c.data / "go").touch()
+                wait_for("the watcher's end", lambda: not watchers(c))
+                expect(says in restore_log(c), restore_log(c))
+                c.ask()
+                crun("kill", c.name, "KILL")
+                crun("delete", "-f", c.name)
+        finally:
+            crun("delete", "-f", c.name, ok=None)
+    c.gone()
