@@ -23,7 +23,7 @@ T read_as(std::string_view bytes) {
   T value{};
   if (bytes.size() < sizeof value)
     throw Error("list", "unix sockets").because("the kernel's answer is too short");
-  std::memcpy(&value, bytes.data(), sizeof value);
+  bytes.copy(reinterpret_cast<char*>(&value), sizeof value);
   return value;
 }
 

@@ -116,8 +116,9 @@ void make_pair(Restorer& restorer, const image::UnixSkEntry& one) {
     refill_socket(restorer, other->id(), its.get(), mine.get());
     shut_down(its.get(), *other);
     restorer.sockets()[other->ino()] = std::move(its);
+  } else {
+    its.reset();
   }
-  its.reset();
   shut_down(mine.get(), one);
   restorer.sockets()[one.ino()] = std::move(mine);
 }

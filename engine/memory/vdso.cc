@@ -84,7 +84,8 @@ void check_vdso(const image::Checkpoint& checkpoint) {
     std::vector<char> bytes = content(checkpoint, task, *dumped);
     bool same = *dumped == ours &&
                 (bytes.empty() ||
-                 memcmp(bytes.data(), reinterpret_cast<void*>(ours.code), bytes.size()) == 0);
+                 std::string_view(bytes.data(), bytes.size()) ==
+                     std::string_view(reinterpret_cast<const char*>(ours.code), bytes.size()));
     if (same) continue;
     utsname kernel{};
     uname(&kernel);

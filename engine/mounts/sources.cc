@@ -141,6 +141,7 @@ UniqueFd Sources::hold(const Node& node) {
         .hint("Allow it to be bound from there: --external mnt[]; or name it: " + naming(node) +
               ".");
   std::vector<std::string> known;
+  known.reserve(plan_.external_mounts.size());
   for (const auto& [name, path] : plan_.external_mounts) known.push_back(name);
   throw refusal(node)
       .because(fmt::format("no source is given for its key \"{}\"{}", key,
@@ -176,7 +177,7 @@ UniqueFd Sources::hold_automatic(const Node& node) {
   const std::string& then = node.entry->source();
   if (!record) return hold_path(node, then);
   std::string remedy = "Mount there what was there, or name another source: " + naming(node) + ".";
-  if (checkpoint_.more->boot_id() != kernel::boot_id()) {
+  if (checkpoint_.more.value().boot_id() != kernel::boot_id()) {
     // Numbers mean nothing any more; its type is what can be compared.
     const auto& now = host().at(then)->fstype;
     if (now == record->fstype() && record->has_inode()) return hold_path(node, then);

@@ -51,7 +51,7 @@ std::pair<UniqueFd, UniqueFd> make_channel() {
 }  // namespace
 
 RootTask::RootTask(const namespaces::Layout& layout, pid_t ns_pid, bool sibling,
-                   std::function<std::string()> inside)
+                   const std::function<std::string()>& inside)
     : tracee_(Tracee::none()) {
   for (const namespaces::Layout::Join& join : layout.joins)
     kernel::must(kernel::call(SYS_setns, join.fd, join.flag), "enter a namespace of the container");

@@ -18,7 +18,7 @@ class RootTask {
   // Clones it; it waits for build(). From here on our death is its death, and
   // ~RootTask kills and reaps it unless keep() was called.
   RootTask(const namespaces::Layout& layout, pid_t ns_pid, bool sibling,
-           std::function<std::string()> inside);
+           const std::function<std::string()>& inside);
   ~RootTask();
   RootTask(const RootTask&) = delete;
   RootTask& operator=(const RootTask&) = delete;

@@ -21,7 +21,7 @@ constexpr int x32_bit = 0x40000000;
 
 std::vector<sock_filter> instructions_of(std::string_view program) {
   std::vector<sock_filter> result(program.size() / sizeof(sock_filter));
-  memcpy(result.data(), program.data(), result.size() * sizeof(sock_filter));
+  program.copy(reinterpret_cast<char*>(result.data()), result.size() * sizeof(sock_filter));
   return result;
 }
 

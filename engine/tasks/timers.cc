@@ -42,7 +42,7 @@ void restore_interval(int kind, const image::ItimerEntry& entry, SyscallBatch& b
 
 }  // namespace
 
-Timers::Timers(SyscallBatch& batch, std::vector<kernel::PosixTimer> posix) {
+Timers::Timers(SyscallBatch& batch, const std::vector<kernel::PosixTimer>& posix) {
   for (int i = 0; i < 3; ++i) {
     interval_[i] = batch.space(sizeof(itimerval));
     batch.must("read an interval timer of", SYS_getitimer, kinds[i], interval_[i]);

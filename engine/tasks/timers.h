@@ -14,7 +14,7 @@ namespace stasis::engine {
 // caller's `to_ns` map when the timer goes to one thread.
 class Timers {
  public:
-  Timers(SyscallBatch& batch, std::vector<kernel::PosixTimer> posix);
+  Timers(SyscallBatch& batch, const std::vector<kernel::PosixTimer>& posix);
   void store(const SyscallBatch& batch, image::TaskTimersEntry* timers) const;
 
  private:
