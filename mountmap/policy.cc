@@ -22,7 +22,7 @@ constexpr std::array storable{"bcachefs", "btrfs",    "erofs", "exfat",    "ext2
 constexpr std::array fresh{"binfmt_misc", "cgroup2", "debugfs",    "devpts", "fusectl", "mqueue",
                            "proc",        "pstore",  "securityfs", "sysfs",  "tmpfs",   "tracefs"};
 // Types that can be mounted anew by name, but have a content that would be lost.
-constexpr std::array emptied{"bpf", "hugetlbfs", "ramfs"};
+constexpr std::array emptied{"hugetlbfs", "ramfs"};
 
 template <typename List>
 bool contains(const List& list, std::string_view wanted) {

@@ -36,8 +36,8 @@ constexpr std::array fs_types{
 };
 
 // Made by their name alone where the plan says that their content may be lost:
-// there is no device or server behind them.
-constexpr std::array<std::string_view, 3> emptied{"bpf", "hugetlbfs", "ramfs"};
+// there is no device or server behind them, and no option gives rights (as bpf's do).
+constexpr std::array<std::string_view, 2> emptied{"hugetlbfs", "ramfs"};
 
 }  // namespace
 

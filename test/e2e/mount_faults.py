@@ -367,24 +367,24 @@ def mount_options(env):
         number = os.stat(loop).st_rdev
         setup = (f"mount -t ext2 {loop} {disk}; echo content >{disk}/file; mkdir {disk}/sub; "
                  f"mount -t tmpfs out {out}; mkdir {out}/below; mount -t tmpfs below {out}/below; "
-                 f"mount -t ramfs huge {huge}")
+                 f"mount -t bpf huge {huge}")
         with Tree(env, setup) as tree:
             args = ["--external", "mnt[]"]
             device = ["--external", f"dev[{os.major(number)}/{os.minor(number)}]:loop"]
-            says(tree.dump(*args, "--enable-fs", "ramfs", ok=False), f"{disk} (from",
+            says(tree.dump(*args, "--enable-fs", "bpf", ok=False), f"{disk} (from",
                  device[1].replace("loop", "KEY"))
             says(tree.dump(*args, *device, ok=False), f"{huge} (from", "--enable-fs")
             says(tree.dump(*args, "--external", "dev[7/255]:loop", ok=False),
                  f"{os.major(number)}/{os.minor(number)} at {disk}")
-            tree.dump(*args, *device, "--enable-fs", "ramfs,xenfs", "--skip-mnt", f"{out}/")
-            says(tree.restore(*args, "--enable-fs", "ramfs", ok=False), str(disk), "dev[loop]:")
+            tree.dump(*args, *device, "--enable-fs", "bpf,xenfs", "--skip-mnt", f"{out}/")
+            says(tree.restore(*args, "--enable-fs", "bpf", ok=False), str(disk), "dev[loop]:")
             says(tree.restore(*args, "--external", f"dev[loop]:{loop}", ok=False), str(huge),
-                 "--enable-fs ramfs")
-            says(tree.restore(*args, "--external", f"dev[loop]:{image}", "--enable-fs", "ramfs",
+                 "--enable-fs bpf")
+            says(tree.restore(*args, "--external", f"dev[loop]:{image}", "--enable-fs", "bpf",
                               ok=False), "no block device")
-            tree.restore(*args, "--external", f"dev[loop]:{loop}", "--enable-fs", "ramfs")
+            tree.restore(*args, "--external", f"dev[loop]:{loop}", "--enable-fs", "bpf")
             expect(tree.path(disk / "file").read_text() == "content\n", "another device")
-            expect(" - ramfs " in tree.mount_line(huge), f"{huge}: {tree.mount_line(huge)}")
+            expect(" - bpf " in tree.mount_line(huge), f"{huge}: {tree.mount_line(huge)}")
             expect(not tree.mount_line(out) and not tree.mount_line(out / "below"), "not left out")
 
 

@@ -289,7 +289,7 @@ def policy_kernel_file_systems(env):
     """What the kernel makes comes back anew; what would lose its content only where a rule says so."""
     env.only_stasis()
     kinds = ("debugfs", "tracefs", "securityfs", "fusectl", "binfmt_misc", "pstore")
-    emptied = ("bpf", "hugetlbfs", "ramfs")
+    emptied = ("hugetlbfs", "ramfs")
     with Container(env, "counter", hooks=False) as c:
         c.start()
         mounted = []
