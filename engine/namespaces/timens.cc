@@ -3,8 +3,10 @@
 #include <fmt/core.h>
 #include <sched.h>
 #include <sys/syscall.h>
+#include <sys/utsname.h>
 
 #include <cerrno>
+#include <cstdio>
 
 #include "base/text.h"
 #include "kernel/fs.h"
@@ -127,6 +129,14 @@ void set_clocks(const image::Checkpoint& checkpoint, pid_t pid) {
   } catch (const Error& error) {
     if (error.code() != EACCES) throw;  // somebody is in it
   }
+}
+
+bool entered_by_exec() {
+  utsname kernel{};
+  uname(&kernel);
+  unsigned major = 0, minor = 0;
+  if (sscanf(kernel.release, "%u.%u", &major, &minor) != 2) return false;
+  return major > 6 || (major == 6 && minor >= 3);
 }
 
 double ahead_of(const image::Checkpoint& checkpoint, pid_t pid) {

@@ -37,4 +37,9 @@ void set_clocks(const image::Checkpoint& checkpoint, pid_t pid);
 // How many seconds the task's monotonic clock is ahead of the image's.
 double ahead_of(const image::Checkpoint& checkpoint, pid_t pid);
 
+// Whether a process that has unshared its time namespace is in it after execve
+// (fs/exec.c: since Linux 6.3). Otherwise it would be refused threads. Nothing but
+// such an execve could tell, so the version has to.
+bool entered_by_exec();
+
 }  // namespace stasis::engine::timens
