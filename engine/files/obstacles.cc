@@ -16,6 +16,11 @@ bool is_gone(const Error& error) {
   return error.code() == ENOENT || error.code() == ESRCH || error.code() == EBADF;
 }
 
+bool is_same(const Probe& a, const Probe& b) {
+  return a.link == b.link && a.info.mnt_id == b.info.mnt_id && a.stat.stx_ino == b.stat.stx_ino &&
+         a.info.flags == b.info.flags;
+}
+
 }  // namespace
 
 std::vector<Finding> obstacles(pid_t pid, const DumpPlan& plan) {
@@ -27,8 +32,10 @@ std::vector<Finding> obstacles(pid_t pid, const DumpPlan& plan) {
     UniqueFd list = kernel::open_at(proc.get(), "fd", O_RDONLY | O_DIRECTORY);
     for (int number : kernel::numeric_entries(list.get(), path + "/fd")) try {
         Probe probe = probe_descriptor(proc.get(), pid, number);
-        if (auto objection = objection_to(probe, around))
-          findings.push_back({process_name(pid), objection->what, objection->remedy});
+        auto objection = objection_to(probe, around);
+        // Another file may have taken the number while we looked at it.
+        if (!objection || !is_same(probe, probe_descriptor(proc.get(), pid, number))) continue;
+        findings.push_back({process_name(pid), objection->what, objection->remedy});
       } catch (const Error& error) {
         if (!is_gone(error)) throw;
       }
