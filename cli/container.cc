@@ -43,34 +43,31 @@ std::optional<oci::RuncState> find_running(const ContainerQuery& query) {
   return std::nullopt;
 }
 
-void open_running(Container& container, const oci::RuncState& state) {
-  container.id = state.id;
-  container.bundle = state.bundle;
-  container.init = state.init_pid;
-  container.cgroups = state.cgroup_paths;
-  container.config = oci::read_config(state.bundle);
-  auto created = hook::load_record(hook::default_state_dir, state.id);
-  mountmap::PolicySubject subject{state.id, &*container.config};
-  mountmap::PolicyView view{container.policy, subject};
-  container.map = mountmap::map_process(state.init_pid, &*container.config,
-                                        created ? &*created : nullptr, "/", &view);
-  container.state = state;
-}
-
 uint64_t namespace_inode(pid_t pid, const std::string& kind) {
   return kernel::parse_namespace_link(kernel::read_link(proc(pid, "ns/" + kind)), kind);
 }
 
 }  // namespace
 
+void look_into(Container& container) {
+  container.config = oci::read_config(container.bundle);
+  auto created = hook::load_record(hook::default_state_dir, container.id);
+  mountmap::PolicySubject subject{container.id, &*container.config};
+  mountmap::PolicyView view{container.policy, subject};
+  container.map = mountmap::map_process(container.init, &*container.config,
+                                        created ? &*created : nullptr, "/", &view);
+  plugins::claim_rows(container.providers, container.map);
+}
+
 Container open_container(const ContainerQuery& query) {
   Container container;
   container.policy = query.policy_file.empty()
                          ? mountmap::load_policy()
                          : mountmap::load_policy(query.policy_file, !query.policy_on_trial);
+  container.providers = plugins::Providers::with_plugins(container.policy.plugins);
   mountmap::PolicySubject subject;
   mountmap::PolicyView view{container.policy, subject};
-  std::optional<oci::RuncState> state;
+  std::optional<oci::RuncState>& state = container.state;
   if (!query.id.empty()) {
     state = oci::find_container(query.id, query.runc_root);
     if (!alive(*state))
@@ -81,8 +78,14 @@ Container open_container(const ContainerQuery& query) {
     state = find_running(query);
   }
   if (state) {
-    open_running(container, *state);
-  } else if (query.pid > 0) {
+    container.id = state->id;
+    container.bundle = state->bundle;
+    container.init = state->init_pid;
+    container.cgroups = state->cgroup_paths;
+    look_into(container);
+    return container;
+  }
+  if (query.pid > 0) {
     container.init = query.pid;
     container.map = mountmap::map_process(query.pid, nullptr, nullptr, "/", &view);
   } else {
@@ -93,7 +96,6 @@ Container open_container(const ContainerQuery& query) {
     mountmap::apply_policy(container.map, container.policy, subject);
     mountmap::examine_config(container.map);
   }
-  container.providers = plugins::Providers::with_plugins(container.policy.plugins);
   plugins::claim_rows(container.providers, container.map);
   return container;
 }

@@ -18,6 +18,7 @@
 
 #include "base/scope_exit.h"
 #include "kernel/call.h"
+#include "kernel/directories.h"
 #include "kernel/fs.h"
 #include "kernel/proc_status.h"
 #include "mountmap/mount_table.h"
@@ -97,13 +98,11 @@ Ptrace probe_ptrace() {
   return result;
 }
 
-bool has_file(const char* path) { return call(SYS_faccessat, AT_FDCWD, path, F_OK) == 0; }
-
 void add_cgroups(std::vector<Feature>& features) {
   bool v1 = false, v2 = false;
   for (const mountmap::Mount& mount : mountmap::MountTable::read(getpid()).mounts()) {
     if (mount.fstype == "cgroup2") v2 = true;
-    if (mount.fstype == "cgroup" && has_file((mount.mountpoint + "/release_agent").c_str()) &&
+    if (mount.fstype == "cgroup" && kernel::exists(mount.mountpoint + "/release_agent") &&
         mount.sb_options.find("freezer") != std::string::npos)
       v1 = true;
   }
@@ -155,7 +154,7 @@ std::vector<Feature> probe_features() {
       {"pidfd_getfd", exists(SYS_pidfd_getfd, -1, -1, 0), true,
        "descriptors can't be examined from outside: no dump"},
       {"clone3 with set_tid", has_set_tid(), true, "processes can't get their pids back"},
-      {"time namespaces", has_file("/proc/self/ns/time_for_children"), false,
+      {"time namespaces", kernel::exists("/proc/self/ns/time_for_children"), false,
        "monotonic clocks jump at a restore on another boot or machine"},
       {"listmount, statmount",
        exists(nr_statmount, nullptr, nullptr, 0, 0) && exists(nr_listmount, nullptr, nullptr, 0, 0),

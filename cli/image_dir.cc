@@ -11,6 +11,7 @@
 #include <filesystem>
 #include <system_error>
 
+#include "kernel/directories.h"
 #include "kernel/fs.h"
 #include "kernel/proc_misc.h"
 #include "mountmap/map_json.h"
@@ -23,21 +24,7 @@ namespace fs = std::filesystem;
 
 constexpr const char* manifest_name = "stasis.json";
 
-bool exists(const std::string& path) {
-  return kernel::call(SYS_faccessat, AT_FDCWD, path.c_str(), F_OK) == 0;
-}
-
-bool is_checkpoint(const std::string& dir) { return exists(dir + "/inventory.img"); }
-
-// All missing directories of the path, for root alone.
-void make_directories(const std::string& path) {
-  for (size_t end = 1; end != path.npos;) {
-    end = path.find('/', end + 1);
-    std::string part = path.substr(0, end);
-    long made = kernel::call(SYS_mkdirat, AT_FDCWD, part.c_str(), 0700);
-    if (made != -EEXIST) kernel::must(made, "create", part);
-  }
-}
+bool is_checkpoint(const std::string& dir) { return kernel::exists(dir + "/inventory.img"); }
 
 void sync(const std::string& directory) {
   UniqueFd fd = kernel::open(directory, O_RDONLY | O_DIRECTORY);
@@ -77,11 +64,11 @@ NewImage::NewImage(std::string place) {
   fs::path path(place_);
   parent_ = path.parent_path().string();
   std::error_code ignored;
-  if (exists(place_) && !is_checkpoint(place_) && !fs::is_empty(place_, ignored))
+  if (kernel::exists(place_) && !is_checkpoint(place_) && !fs::is_empty(place_, ignored))
     throw Error("write a checkpoint to", place_)
         .because("something that isn't a checkpoint is there")
         .hint("choose another place with --image DIR");
-  make_directories(parent_);
+  kernel::make_directories(parent_, 0700);
   std::string prefix = "." + path.filename().string() + ".";
   // Or another would take ours, between its making and its lock, for a leftover.
   UniqueFd turn = kernel::open(parent_, O_RDONLY | O_DIRECTORY);
@@ -146,10 +133,10 @@ std::string to_json(const Manifest& manifest) {
 Manifest read_manifest(const std::string& dir) {
   if (!is_checkpoint(dir))
     throw Error("find a checkpoint in", dir)
-        .because(exists(dir) ? "there is no inventory.img" : "there is no such directory")
+        .because(kernel::exists(dir) ? "there is no inventory.img" : "there is no such directory")
         .hint("make one with: stasis checkpoint ID, or name its place with --image DIR");
   std::string path = dir + "/" + manifest_name;
-  if (!exists(path)) return {};
+  if (!kernel::exists(path)) return {};
   oci::Document document(kernel::read_file(path, 1 << 20), path);
   oci::Node root = document.root();
   if (root.number("version") != 1) root.at("version").fail("a version this stasis doesn't know");

@@ -42,6 +42,10 @@ struct Container {
 // Throws Error where there is no such container or it can't be read.
 Container open_container(const ContainerQuery& query);
 
+// Reads the config and the mounts of a container that runs, of which id, bundle,
+// init, policy and providers are known.
+void look_into(Container& container);
+
 // What the engine is to do; options of the command are the caller's to set.
 // Throws where nothing runs.
 engine::DumpPlan build_dump_plan(const Container& container);

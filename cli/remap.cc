@@ -12,6 +12,7 @@
 
 #include "base/text.h"
 #include "cli/fit.h"
+#include "kernel/directories.h"
 #include "kernel/fs.h"
 
 namespace stasis::cli {
@@ -57,15 +58,6 @@ Remap parse(const std::string& argument, const std::vector<Wanted>& known) {
   if (argument.find('=') == argument.npos || argument.ends_with('='))
     throw Error("understand", "--map " + argument).because("expected DEST=SOURCE");
   refuse(argument, known);
-}
-
-void make_private_directory(const std::string& path) {
-  for (size_t end = 0; end != path.npos;) {
-    end = path.find('/', end + 1);
-    std::string part = path.substr(0, end);
-    long made = kernel::call(SYS_mkdirat, AT_FDCWD, part.c_str(), 0700);
-    if (made != -EEXIST) kernel::must(made, "create", part);
-  }
 }
 
 }  // namespace
@@ -115,7 +107,7 @@ std::string mapped_config(const std::string& text, const std::string& bundle,
 MappedBundle::MappedBundle(const std::string& parent, const std::string& id,
                            const std::string& config)
     : path_(parent + "/" + id) {
-  make_private_directory(path_);
+  kernel::make_directories(path_, 0700);
   std::string file = path_ + "/config.json";
   if (fs::exists(file)) before_ = kernel::read_file(file);
   write(config);

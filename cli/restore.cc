@@ -2,7 +2,6 @@
 
 #include <fcntl.h>
 #include <fmt/core.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -23,6 +22,7 @@
 #include "cli/page.h"
 #include "cli/remap.h"
 #include "cli/runc.h"
+#include "kernel/directories.h"
 #include "kernel/fs.h"
 #include "mountmap/map_json.h"
 #include "oci/document.h"
@@ -31,10 +31,6 @@ namespace stasis::cli {
 namespace {
 
 namespace fs = std::filesystem;
-
-bool exists(const std::string& path) {
-  return kernel::call(SYS_faccessat, AT_FDCWD, path.c_str(), F_OK) == 0;
-}
 
 // The options with everything filled in that the checkpoint knows.
 RestoreOptions complete(RestoreOptions options, const Manifest& manifest) {
@@ -46,11 +42,11 @@ RestoreOptions complete(RestoreOptions options, const Manifest& manifest) {
         .because("its checkpoint wasn't made by stasis checkpoint and names no bundle")
         .hint("name it with --bundle DIR");
   options.bundle = fs::absolute(options.bundle).lexically_normal().string();
-  if (!exists(options.bundle + "/config.json"))
+  if (!kernel::exists(options.bundle + "/config.json"))
     throw Error("restore", options.id)
         .because("there is no config.json in its bundle " + options.bundle)
         .hint("name the bundle with --bundle DIR");
-  if (exists(options.runc_root + "/" + options.id))
+  if (kernel::exists(options.runc_root + "/" + options.id))
     throw Error("restore", options.id)
         .because("runc has a container of this name already")
         .hint("runc delete " + options.id + ", or restore it under another id with --image " +
@@ -111,7 +107,7 @@ std::vector<std::string> runc_arguments(const RestoreOptions& options, const Man
 
 // The first "Error (stasis/restore): ..." of our own end of the restore.
 std::string first_error(const std::string& log) {
-  if (!exists(log)) return {};
+  if (!kernel::exists(log)) return {};
   std::string text = kernel::read_file(log);
   std::string_view rest = text;
   while (!rest.empty()) {
@@ -132,7 +128,8 @@ std::string first_error(const std::string& log) {
   if (cause.empty()) cause = fmt::format("runc restore ended with {}", result.exit_code);
   std::string kept = std::string(run_dir) + "/" + options.id + ".restore.log";
   Error error = Error("restore", options.id).because(cause);
-  if (exists(log) && rename(log.c_str(), kept.c_str()) == 0) error.hint("the log is " + kept);
+  if (kernel::exists(log) && rename(log.c_str(), kept.c_str()) == 0)
+    error.hint("the log is " + kept);
   throw error;
 }
 

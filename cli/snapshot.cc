@@ -13,7 +13,6 @@
 #include "cli/lock.h"
 #include "cli/plan.h"
 #include "engine/plan.h"
-#include "hook/record.h"
 #include "kernel/fs.h"
 #include "kernel/proc_stat.h"
 
@@ -29,12 +28,7 @@ Container find(const oci::State& state) {
   if (container.state) return container;
   container.id = state.id;
   container.bundle = state.bundle;
-  container.config = oci::read_config(state.bundle);
-  auto created = hook::load_record(hook::default_state_dir, state.id);
-  mountmap::PolicySubject subject{state.id, &*container.config};
-  mountmap::PolicyView view{container.policy, subject};
-  container.map = mountmap::map_process(state.pid, &*container.config,
-                                        created ? &*created : nullptr, "/", &view);
+  look_into(container);
   return container;
 }
 

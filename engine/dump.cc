@@ -7,7 +7,6 @@
 #include <sys/sysinfo.h>
 #include <time.h>
 
-#include <chrono>
 #include <set>
 
 #include "engine/files/dumper.h"
@@ -22,21 +21,16 @@
 #include "engine/namespaces/cgroup_dumper.h"
 #include "engine/namespaces/namespaces.h"
 #include "engine/plan.h"
+#include "engine/stopwatch.h"
 #include "engine/tasks/frozen_tree.h"
 #include "engine/tasks/store_task.h"
 #include "fs.pb.h"
+#include "kernel/directories.h"
 #include "kernel/fs.h"
 
 namespace stasis::engine {
 
 namespace {
-
-using Clock = std::chrono::steady_clock;
-
-uint32_t microseconds_since(Clock::time_point start) {
-  return static_cast<uint32_t>(
-      std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - start).count());
-}
 
 // Everything that is written in one dump.
 struct Dump {
@@ -184,9 +178,9 @@ image::InventoryEntry inventory(Dump& dump) {
   ids->set_sighand_id(dump.last_object_id);
   dump.ids.fill_engine(*ids);
   entry.set_root_cg_set(dump.cgroups.engine_set());
-  entry.set_lsmtype(dump.lsm_labels.empty()                                    ? image::NO_LSM
-                    : kernel::call(SYS_access, "/sys/module/apparmor", 0) == 0 ? image::APPARMOR
-                                                                               : image::SELINUX);
+  entry.set_lsmtype(dump.lsm_labels.empty()                  ? image::NO_LSM
+                    : kernel::exists("/sys/module/apparmor") ? image::APPARMOR
+                                                             : image::SELINUX);
   timespec boot{};
   clock_gettime(CLOCK_BOOTTIME, &boot);
   entry.set_dump_uptime(static_cast<uint64_t>(boot.tv_sec) * 1000000 +
@@ -201,10 +195,10 @@ void store_container(Dump& dump, FrozenTree& tree) {
   refuse_sharing(tree);
   bool lone = tree.tasks().size() == 1;
   for (FrozenTask& task : tree.tasks()) store_task(dump, task, lone);
-  auto start = Clock::now();
+  Stopwatch watch;
   uint64_t total = dump.copier.bytes();
   dump.copier.save([&](uint64_t done) { dump.observer.progress(done, total); });
-  dump.result.write_us = microseconds_since(start);
+  dump.result.write_us = watch.microseconds();
   dump.files.finish();
   dump.filters.write(dump.writer);
   if (const auto& maps = dump.id_map.maps())
@@ -256,9 +250,9 @@ DumpResult dump(const DumpPlan& given, int image_dir, Observer& observer, Log& l
   DumpPlan plan = given;
   Dump dump(plan, image_dir, observer, log);
   observer.pre_dump();
-  auto start = Clock::now();
+  Stopwatch watch;
   FrozenTree tree(plan, log);
-  dump.result.freezing_us = microseconds_since(start);
+  dump.result.freezing_us = watch.microseconds();
   log.info("Froze {} processes in {} us", tree.tasks().size(), dump.result.freezing_us);
   look_at_mounts(dump, tree, plan);
 
@@ -271,13 +265,13 @@ DumpResult dump(const DumpPlan& given, int image_dir, Observer& observer, Log& l
     if (plan.leave_running) {
       // The content is taken: the tasks need not wait for the disk.
       tree.release();
-      dump.result.frozen_us = microseconds_since(start);
+      dump.result.frozen_us = watch.microseconds();
       dump.writer.publish(entry);
       observer.post_dump();
     } else {
       dump.writer.publish(entry);
       observer.post_dump();
-      dump.result.frozen_us = microseconds_since(start);
+      dump.result.frozen_us = watch.microseconds();
       tree.kill();
     }
   } catch (...) {

@@ -10,14 +10,13 @@
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
 
-#include <chrono>
-
 #include "engine/files/reopen.h"
 #include "engine/files/restorer.h"
 #include "engine/memory/vdso.h"
 #include "engine/mounts/contents.h"
 #include "engine/mounts/hidden.h"
 #include "engine/namespaces/timens.h"
+#include "engine/stopwatch.h"
 #include "engine/tasks/foothold.h"
 #include "engine/tasks/pid_chooser.h"
 #include "engine/tasks/revive.h"
@@ -35,24 +34,14 @@ namespace stasis::engine {
 
 namespace {
 
-using Clock = std::chrono::steady_clock;
-
 constexpr long options =
     PTRACE_O_EXITKILL | PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACEEXEC | PTRACE_O_SUSPEND_SECCOMP;
-
-uint32_t microseconds_since(Clock::time_point start) {
-  using std::chrono::microseconds;
-  return static_cast<uint32_t>(
-      std::chrono::duration_cast<microseconds>(Clock::now() - start).count());
-}
 
 std::string proc_file(pid_t pid, const char* name) { return fmt::format("/proc/{}/{}", pid, name); }
 
 std::vector<std::pair<uint64_t, uint64_t>> taken_addresses(const image::Checkpoint& checkpoint,
                                                            pid_t init) {
-  std::vector<std::pair<uint64_t, uint64_t>> taken;
-  for (const image::TaskImage& task : checkpoint.tasks)
-    for (const image::VmaEntry& vma : task.mm.vmas()) taken.emplace_back(vma.start(), vma.end());
+  auto taken = Revival::taken_addresses(checkpoint);
   for (const auto& area : kernel::parse_maps(kernel::read_file(proc_file(init, "maps"))))
     taken.emplace_back(area.start, area.end);
   return taken;
@@ -180,14 +169,6 @@ void check_clocks(const image::Checkpoint& checkpoint, pid_t init, Log& log) {
   if (ahead > noticed) log.warn("The container's monotonic clock jumps by {:.0f} s", ahead);
 }
 
-void fill(LiveTree& tree, Revival& revival, PageCopier& copier, files::Restorer& files) {
-  for (LiveTask& task : tree.tasks()) revival.lay_out_memory(task);
-  copier.fill([](uint64_t) {});
-  for (LiveTask& task : tree.tasks()) revival.equip(task);
-  files.set_owners(tree.pids());
-  files.close_all();
-}
-
 }  // namespace
 
 void check_in_place(const image::Checkpoint& checkpoint) {
@@ -239,7 +220,7 @@ bool follow_to_program(StartHold& hold, const image::Checkpoint& checkpoint, Log
 
 RestoreResult restore_in_place(StartHold& hold, const image::Checkpoint& checkpoint,
                                const RestorePlan& given, Log& log) {
-  auto start = Clock::now();
+  Stopwatch watch;
   pid_t init = hold.init();
   Tracee& tracee = hold.tracee();
   tracee.set_options(options);
@@ -281,7 +262,7 @@ RestoreResult restore_in_place(StartHold& hold, const image::Checkpoint& checkpo
                  .choose_id = ids ? [&](pid_t id) { ids->next(id); } : std::function<void(pid_t)>(),
                  .born = [&](LiveTask& task) { programs.change(task); }});
   tree.grow(std::move(tracee), init);
-  fill(tree, revival, copier, files);
+  revival.fill(tree, [](uint64_t, uint64_t) {});
   stdio.close();
   for (LiveTask& task : tree.tasks())
     if (!task.image->dead()) tree.grow_threads(task);
@@ -290,7 +271,7 @@ RestoreResult restore_in_place(StartHold& hold, const image::Checkpoint& checkpo
 
   RestoreResult result;
   result.root = init;
-  result.restore_us = microseconds_since(start);
+  result.restore_us = watch.microseconds();
   log.info("Restored in place in {} us: process {} goes on", result.restore_us, init);
   // As long as we hold the init our death is the container's: the runtime never
   // takes a running one for one that isn't.

@@ -4,8 +4,6 @@
 #include <fmt/format.h>
 #include <sys/syscall.h>
 
-#include <chrono>
-
 #include "engine/files/restorer.h"
 #include "engine/image/checkpoint.h"
 #include "engine/image/format.h"
@@ -17,6 +15,7 @@
 #include "engine/namespaces/timens.h"
 #include "engine/namespaces/userns.h"
 #include "engine/plan.h"
+#include "engine/stopwatch.h"
 #include "engine/tasks/revive.h"
 #include "engine/tasks/root_task.h"
 #include "kernel/fs.h"
@@ -24,19 +23,6 @@
 namespace stasis::engine {
 
 namespace {
-
-using Clock = std::chrono::steady_clock;
-
-uint32_t microseconds(Clock::duration d) {
-  return static_cast<uint32_t>(std::chrono::duration_cast<std::chrono::microseconds>(d).count());
-}
-
-std::vector<std::pair<uint64_t, uint64_t>> taken_addresses(const image::Checkpoint& checkpoint) {
-  std::vector<std::pair<uint64_t, uint64_t>> taken;
-  for (const image::TaskImage& task : checkpoint.tasks)
-    for (const image::VmaEntry& vma : task.mm.vmas()) taken.emplace_back(vma.start(), vma.end());
-  return taken;
-}
 
 void write_pidfile(const std::string& path, pid_t pid) {
   UniqueFd file = kernel::open(path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0644);
@@ -85,7 +71,7 @@ RootTask& make_root(std::optional<RootTask>& made, const RootParts& parts) {
 }  // namespace
 
 RestoreResult restore(const RestorePlan& plan, int image_dir, Observer& observer, Log& log) {
-  auto start = Clock::now();
+  Stopwatch watch;
   image::Checkpoint checkpoint = image::load(image_dir);
   LiveTree::check(checkpoint);
   check_vdso(checkpoint);
@@ -94,7 +80,7 @@ RestoreResult restore(const RestorePlan& plan, int image_dir, Observer& observer
   if (layout.clone_flags & CLONE_NEWNS) mounts.emplace(checkpoint, plan, log);
   files::Restorer files(checkpoint, plan, log);
   cgroup::Restorer cgroups(checkpoint, plan, log);
-  Trampoline trampoline(taken_addresses(checkpoint));
+  Trampoline trampoline(Revival::taken_addresses(checkpoint));
   FdSender sender(Revival::sender_number(checkpoint));
   PageCopier copier(plan.workers);
   observer.pre_restore();
@@ -109,7 +95,7 @@ RestoreResult restore(const RestorePlan& plan, int image_dir, Observer& observer
   mounts::Built built = mounts::take_over(root.pid(), root.build());
   files.set_hidden(std::move(built.hidden));
   observer.post_setup_namespaces(root.pid());
-  auto forking = Clock::now();
+  Stopwatch forking;
 
   UniqueFd container_root = kernel::open(fmt::format("/proc/{}/root", root.pid()), O_PATH);
   files.set_root(container_root.get());
@@ -128,14 +114,9 @@ RestoreResult restore(const RestorePlan& plan, int image_dir, Observer& observer
   LiveTree tree(checkpoint, trampoline);
   tree.grow(std::move(root.tracee()), root.pid());
   RestoreResult result;
-  result.forking_us = microseconds(Clock::now() - forking);
+  result.forking_us = forking.microseconds();
 
-  for (LiveTask& task : tree.tasks()) revival.lay_out_memory(task);
-  uint64_t total = copier.bytes();
-  copier.fill([&](uint64_t done) { observer.progress(done, total); });
-  for (LiveTask& task : tree.tasks()) revival.equip(task);
-  files.set_owners(tree.pids());
-  files.close_all();
+  revival.fill(tree, [&](uint64_t done, uint64_t total) { observer.progress(done, total); });
   for (LiveTask& task : tree.tasks())
     if (!task.image->dead()) tree.grow_threads(task);
   for (LiveTask& task : tree.tasks()) revival.confine(task);
@@ -148,7 +129,7 @@ RestoreResult restore(const RestorePlan& plan, int image_dir, Observer& observer
   observer.pre_resume(root.pid());
   if (!plan.pidfile.empty()) write_pidfile(plan.pidfile, root.pid());
   cgroups.commit();
-  result.restore_us = microseconds(Clock::now() - start);
+  result.restore_us = watch.microseconds();
   observer.post_resume(root.pid());
   log.info("Restore finished successfully: process {} goes on", root.pid());
   observer.restored(result);

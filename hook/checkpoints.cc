@@ -1,13 +1,13 @@
 #include "hook/checkpoints.h"
 
-#include <dirent.h>
 #include <fcntl.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 
 #include <algorithm>
+#include <optional>
 
 #include "base/text.h"
+#include "kernel/directories.h"
 #include "kernel/fs.h"
 #include "mountmap/paths.h"
 #include "oci/config.h"
@@ -22,14 +22,20 @@ Error refuse(const std::string& name, const std::string& cause) {
   return Error("use the checkpoint", name).because(cause);
 }
 
-// Nobody but root could have put it there, or could put something else there.
 void check_owner(const std::string& name, const std::string& what, const struct statx& stat) {
-  constexpr mode_t writable_by_others = 022;
-  bool sticky = S_ISDIR(stat.stx_mode) && (stat.stx_mode & S_ISVTX);
-  if (stat.stx_uid != 0)
-    throw refuse(name, what + " doesn't belong to root").hint("chown -R root:root it");
-  if ((stat.stx_mode & writable_by_others) && !sticky)
-    throw refuse(name, "others than root may write to " + what).hint("chmod -R go-w it");
+  kernel::check_roots_own(Error("use the checkpoint", name), what, stat, true);
+}
+
+// The one of the policy's directories that it lies below; none only where it may
+// lie anywhere.
+std::optional<std::string> root_above(const std::string& path, const mountmap::Policy& policy) {
+  for (const std::string& root : policy.checkpoints)
+    if (mountmap::inside(path, root) && path != root) return root;
+  if (!policy.any_checkpoint)
+    throw refuse(path, "it lies below none of the directories that the policy names")
+        .hint("name its directory under checkpoints: in " +
+              std::string(mountmap::default_policy_path));
+  return std::nullopt;
 }
 
 void check_way(const std::string& name, const std::string& path) {
@@ -44,27 +50,13 @@ void check_way(const std::string& name, const std::string& path) {
 }
 
 void check_files(const std::string& name, int directory) {
-  char buffer[8192];
-  for (;;) {
-    long size =
-        kernel::must(kernel::call(SYS_getdents64, directory, buffer, sizeof buffer), "list", name);
-    if (size == 0) break;
-    for (long at = 0; at < size;) {
-      auto entry = reinterpret_cast<const dirent64*>(buffer + at);
-      at += entry->d_reclen;
-      std::string_view file = entry->d_name;
-      if (file == "." || file == ".." || !file.ends_with(".img")) continue;
-      UniqueFd fd = kernel::open_in(directory, entry->d_name, O_PATH | O_NOFOLLOW, no_links);
-      auto stat = kernel::stat_fd(fd.get());
-      if (!S_ISREG(stat.stx_mode)) throw refuse(name, std::string(file) + " is no file");
-      check_owner(name, std::string(file), stat);
-    }
+  for (const std::string& file : kernel::entries(directory, name)) {
+    if (!file.ends_with(".img")) continue;
+    UniqueFd fd = kernel::open_in(directory, file, O_PATH | O_NOFOLLOW, no_links);
+    auto stat = kernel::stat_fd(fd.get());
+    if (!S_ISREG(stat.stx_mode)) throw refuse(name, file + " is no file");
+    check_owner(name, file, stat);
   }
-  kernel::must(kernel::call(SYS_lseek, directory, 0, SEEK_SET), "list", name);
-}
-
-bool exists(const std::string& path) {
-  return kernel::call(SYS_faccessat, AT_FDCWD, path.c_str(), F_OK) == 0;
 }
 
 UniqueFd open_below(const std::string& root, const std::string& name) {
@@ -82,13 +74,8 @@ UniqueFd open_below(const std::string& root, const std::string& name) {
 UniqueFd find(const std::string& name, const mountmap::Policy& policy) {
   if (name.starts_with('/')) {
     if (oci::clean_path(name) != name) throw refuse(name, "its path isn't plain");
-    for (const std::string& root : policy.checkpoints)
-      if (mountmap::inside(name, root) && name != root)
-        return open_below(root, name.substr(root.size() + 1));
-    if (!policy.any_checkpoint)
-      throw refuse(name, "it lies below none of the directories that the policy names")
-          .hint("name its directory under checkpoints: in " +
-                std::string(mountmap::default_policy_path));
+    if (auto root = root_above(name, policy))
+      return open_below(*root, name.substr(root->size() + 1));
     check_way(name, name);
     return kernel::open_in(AT_FDCWD, name, O_RDONLY | O_DIRECTORY, no_links);
   }
@@ -116,19 +103,16 @@ std::string checkpoint_place(const std::string& name, const mountmap::Policy& po
     if (policy.checkpoints.empty()) throw refuse(name, "the policy names no directory for it");
     place = policy.checkpoints.front() + "/" + name;
     for (const std::string& root : policy.checkpoints)
-      if (exists(root + "/" + name)) {
+      if (kernel::exists(root + "/" + name)) {
         place = root + "/" + name;
         break;
       }
-  } else if (!policy.any_checkpoint) {
-    bool below = false;
-    for (const std::string& root : policy.checkpoints)
-      below |= mountmap::inside(name, root) && name != root;
-    if (!below) throw refuse(name, "it lies below none of the directories that the policy names");
+  } else {
+    root_above(name, policy);
   }
   std::string way = place;
   do way.resize(std::max<size_t>(way.rfind('/'), 1));
-  while (way.size() > 1 && !exists(way));
+  while (way.size() > 1 && !kernel::exists(way));
   try {
     check_way(name, way);
   } catch (const Error& error) {

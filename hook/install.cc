@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/scope_exit.h"
+#include "kernel/directories.h"
 #include "kernel/fs.h"
 
 namespace stasis::hook {
@@ -17,15 +18,6 @@ namespace {
 constexpr const char* phases[] = {"createRuntime", "poststart", "poststop"};
 
 std::string file_name(const char* phase) { return std::string("stasis-") + phase + ".json"; }
-
-void make_directories(const std::string& path) {
-  for (size_t end = 1; end != path.npos;) {
-    end = path.find('/', end + 1);
-    std::string part = path.substr(0, end);
-    long made = kernel::call(SYS_mkdirat, AT_FDCWD, part.c_str(), 0755);
-    if (made != -EEXIST) kernel::must(made, "create", part);
-  }
-}
 
 // A runtime that starts meanwhile sees the old file or the new one, whole.
 void replace(int directory, const HookFile& file) {
@@ -55,7 +47,7 @@ std::vector<HookFile> hook_files(const std::string& binary) {
 }
 
 std::vector<std::string> install(const std::string& directory, const std::string& binary) {
-  make_directories(directory);
+  kernel::make_directories(directory, 0755);
   UniqueFd target = kernel::open(directory, O_RDONLY | O_DIRECTORY);
   std::vector<std::string> written;
   for (const HookFile& file : hook_files(binary)) {

@@ -13,6 +13,7 @@
 #include <functional>
 
 #include "base/text.h"
+#include "kernel/directories.h"
 #include "kernel/fs.h"
 #include "oci/config.h"
 
@@ -116,7 +117,7 @@ bool repeat(int pidfd, milliseconds interval, const std::function<bool()>& ready
 bool listens(pid_t init, unsigned port) {
   for (const char* table : {"tcp", "tcp6"}) {
     std::string path = fmt::format("/proc/{}/net/{}", init, table);
-    if (kernel::call(SYS_faccessat, AT_FDCWD, path.c_str(), F_OK) < 0) continue;
+    if (!kernel::exists(path)) continue;
     if (hook::listens(kernel::read_file(path), port)) return true;
   }
   return false;

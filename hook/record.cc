@@ -1,6 +1,5 @@
 #include "hook/record.h"
 
-#include <dirent.h>
 #include <fcntl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -8,6 +7,7 @@
 #include <cerrno>
 
 #include "base/scope_exit.h"
+#include "kernel/directories.h"
 #include "kernel/fs.h"
 #include "kernel/proc_misc.h"
 #include "mountmap/map_json.h"
@@ -90,19 +90,9 @@ void remove_record(std::string_view state_dir, const std::string& id) {
   if (fd == -ENOENT) return;
   UniqueFd directory(static_cast<int>(kernel::must(fd, "open the record of container", id)));
   // The file, and what a hook that was killed may have left beside it.
-  char buffer[4096];
-  for (;;) {
-    long size = kernel::must(kernel::call(SYS_getdents64, directory.get(), buffer, sizeof buffer),
-                             "list", id);
-    if (size == 0) break;
-    for (long at = 0; at < size;) {
-      auto entry = reinterpret_cast<const dirent64*>(buffer + at);
-      at += entry->d_reclen;
-      std::string_view name = entry->d_name;
-      if (name.starts_with(file_name) || name == "restore.log" || name == "watcher")
-        kernel::call(SYS_unlinkat, directory.get(), entry->d_name, 0);
-    }
-  }
+  for (const std::string& name : kernel::entries(directory.get(), id))
+    if (name.starts_with(file_name) || name == "restore.log" || name == "watcher")
+      kernel::call(SYS_unlinkat, directory.get(), name.c_str(), 0);
   std::string path = std::string(state_dir) + "/" + id;
   long result = kernel::call(SYS_unlinkat, AT_FDCWD, path.c_str(), AT_REMOVEDIR);
   if (result != -ENOENT) kernel::must(result, "remove", path);

@@ -16,6 +16,7 @@
 #include "hook/snapshot_record.h"
 #include "hook/start_log.h"
 #include "hook/watcher.h"
+#include "kernel/directories.h"
 #include "kernel/fs.h"
 #include "mountmap/policy.h"
 
@@ -27,14 +28,10 @@ using nlohmann::json;
 
 constexpr const char* retired_record = "snapshot-failed.json";
 
-bool exists(const std::string& path) {
-  return kernel::call(SYS_faccessat, AT_FDCWD, path.c_str(), F_OK) == 0;
-}
-
 // A checkpoint that somebody made by hand is not ours to replace.
 void check_replaceable(const std::string& place) {
-  if (!exists(place) || exists(place + "/" + snapshot_record) ||
-      exists(place + "/" + retired_record))
+  if (!kernel::exists(place) || kernel::exists(place + "/" + snapshot_record) ||
+      kernel::exists(place + "/" + retired_record))
     return;
   throw Error("take a snapshot at", place)
       .because("something that no snapshot annotation made is there")
@@ -75,7 +72,7 @@ class Watch {
  private:
   // The snapshot, if it is of such a container.
   std::optional<Snapshot> find() {
-    if (!exists(place_ + "/" + snapshot_record)) return std::nullopt;
+    if (!kernel::exists(place_ + "/" + snapshot_record)) return std::nullopt;
     try {
       UniqueFd directory = open_checkpoint(place_, mountmap::load_policy());
       kernel::must(kernel::call(SYS_flock, directory.get(), LOCK_SH), "lock", place_);

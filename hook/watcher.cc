@@ -5,16 +5,13 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include <nlohmann/json.hpp>
-
+#include "base/report.h"
 #include "kernel/fs.h"
 #include "kernel/proc_misc.h"
 
 namespace stasis::hook {
 
 namespace {
-
-using nlohmann::json;
 
 constexpr size_t longest_report = 16384;
 
@@ -37,15 +34,6 @@ void leave_caller() {
   UniqueFd null = kernel::open("/dev/null", O_RDWR);
   for (int fd = 0; fd <= 2; ++fd)
     kernel::must(kernel::call(SYS_dup3, null.get(), fd, 0), "leave", "the hook's caller");
-}
-
-std::string to_report(const Error& e) {
-  return json{{"operation", e.operation()},
-              {"subject", e.subject()},
-              {"errno", e.code()},
-              {"cause", e.cause()},
-              {"hint", e.remedy()}}
-      .dump(-1, ' ', false, json::error_handler_t::replace);
 }
 
 [[noreturn]] void work_there(UniqueFd channel,
@@ -86,11 +74,7 @@ void leave_behind(const std::function<void(const std::function<void()>& ready)>&
   if (report == "+") return;
   if (report.empty())
     throw Error("watch", "the container").because("the process that is to do it has ended");
-  json r = json::parse(report);
-  throw Error(r["operation"], r["subject"])
-      .with_errno(r["errno"])
-      .because(r["cause"])
-      .hint(r["hint"]);
+  throw from_report(report);
 }
 
 }  // namespace stasis::hook

@@ -1,11 +1,12 @@
 #include "kernel/fs.h"
 
-#include <dirent.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include <climits>
 #include <cstring>
+
+#include "kernel/directories.h"
 
 namespace stasis::kernel {
 
@@ -32,19 +33,7 @@ UniqueFd open_in(int dirfd, const std::string& path, int flags, uint64_t resolve
 }
 
 std::vector<std::string> entries(const std::string& path) {
-  UniqueFd directory = open(path, O_RDONLY | O_DIRECTORY);
-  std::vector<std::string> names;
-  alignas(dirent64) char buffer[8192];
-  for (;;) {
-    long size = must(call(SYS_getdents64, directory.get(), buffer, sizeof buffer), "list", path);
-    if (size == 0) return names;
-    for (long at = 0; at < size;) {
-      const auto* entry = reinterpret_cast<const dirent64*>(buffer + at);
-      std::string name = entry->d_name;
-      if (name != "." && name != "..") names.push_back(std::move(name));
-      at += entry->d_reclen;
-    }
-  }
+  return entries(open(path, O_RDONLY | O_DIRECTORY).get(), path);
 }
 
 std::string read_all(int fd, std::string_view name, size_t limit) {

@@ -1,9 +1,9 @@
 // What a mount holds whose data a rule wants in the image.
-#include <dirent.h>
 #include <fmt/core.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 
+#include "kernel/directories.h"
 #include "kernel/fs.h"
 #include "mountmap/policy.h"
 
@@ -19,18 +19,11 @@ class Measure {
   // Without what is mounted on it.
   void add_directory(UniqueFd dir, int depth = 0) {
     auto whole = kernel::stat_fd(dir.get());
-    std::vector<char> buffer(32 << 10);
     constexpr int deepest = 1000;
-    while (bytes_ <= limit_ && depth < deepest) {
-      long size = kernel::must(
-          kernel::call(SYS_getdents64, dir.get(), buffer.data(), buffer.size()), "list", "a mount");
-      if (size == 0) return;
-      for (long at = 0; at < size;) {
-        const auto* item = reinterpret_cast<const dirent64*>(buffer.data() + at);
-        at += item->d_reclen;
-        std::string name = item->d_name;
-        if (name != "." && name != "..") add(dir.get(), name, whole, depth);
-      }
+    if (depth >= deepest) return;
+    for (const std::string& name : kernel::entries(dir.get(), "a mount")) {
+      if (bytes_ > limit_) return;
+      add(dir.get(), name, whole, depth);
     }
   }
 

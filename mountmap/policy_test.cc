@@ -224,7 +224,7 @@ TEST_CASE("a policy that others could have written is refused") {
     CHECK(policy.rules.size() == builtin_policy().rules.size() + 1);
     CHECK(policy.rules[0].destinations == std::vector<std::string>{"/x"});
     chmod(path.c_str(), 0664);
-    CHECK_THROWS_WITH(load_policy(path), Contains("others than its owner may write"));
+    CHECK_THROWS_WITH(load_policy(path), Contains("others than root may write"));
     CHECK(load_policy(path, false).rules.size() == policy.rules.size());
     REQUIRE(chown(path.c_str(), 1, 0) == 0);
     CHECK_THROWS_WITH(load_policy(path), Contains("doesn't belong to root"));

@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "base/text.h"
+#include "kernel/directories.h"
 #include "kernel/fs.h"
 #include "mountmap/policy.h"
 
@@ -209,11 +210,7 @@ Policy load_policy(const std::string& path, bool trusted) {
   UniqueFd file(static_cast<int>(kernel::must(fd, "open the policy", path)));
   auto stat = kernel::stat_fd(file.get());
   if (!S_ISREG(stat.stx_mode)) throw Error("use the policy", path).because("it is no file");
-  if (trusted && (stat.stx_uid != 0 || (stat.stx_mode & 022)))
-    throw Error("use the policy", path)
-        .because(stat.stx_uid != 0 ? "it doesn't belong to root"
-                                   : "others than its owner may write to it")
-        .hint("chown root:root " + path + "; chmod 644 " + path);
+  if (trusted) kernel::check_roots_own(Error("use the policy", path), "it", stat);
   Policy policy = parse_policy(kernel::read_all(file.get(), path, 1 << 20), path);
   const auto& behind = builtin_policy().rules;
   policy.rules.insert(policy.rules.end(), behind.begin(), behind.end());

@@ -9,6 +9,7 @@
 #include <cstring>
 #include <utility>
 
+#include "kernel/directories.h"
 #include "kernel/fs.h"
 #include "plugins/stasis_mount.h"
 
@@ -18,16 +19,12 @@ namespace {
 
 constexpr uint64_t plainly = RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS;
 
-// `shared`: a directory like /tmp, in which nobody can move what is another's.
 void check_owner(const std::string& path, int type, bool shared) {
   UniqueFd fd = kernel::open_in(AT_FDCWD, path, O_PATH | type, plainly);
   auto stat = kernel::stat_fd(fd.get());
-  Error error = Error("use plugins from", path);
-  if (stat.stx_uid != 0)
-    throw error.because("it doesn't belong to root").hint("chown root " + path);
-  if (type == 0 && !S_ISREG(stat.stx_mode)) throw error.because("it is no file");
-  if ((stat.stx_mode & 022) && !(shared && (stat.stx_mode & S_ISVTX)))
-    throw error.because("others than root may write to it").hint("chmod go-w " + path);
+  Error refusal("use plugins from", path);
+  if (type == 0 && !S_ISREG(stat.stx_mode)) throw refusal.because("it is no file");
+  kernel::check_roots_own(refusal, "it", stat, shared);
 }
 
 // Whoever can change a directory above could put another one in its place.

@@ -1,11 +1,7 @@
 #include "plugins/providers.h"
 
-#include <fcntl.h>
-#include <sys/syscall.h>
-#include <unistd.h>
-
 #include "base/error.h"
-#include "kernel/call.h"
+#include "kernel/directories.h"
 #include "plugins/aufs.h"
 #include "plugins/loaded.h"
 #include "plugins/overlay.h"
@@ -35,7 +31,7 @@ Providers Providers::with_plugins(const std::string& directory) {
   Providers providers;
   if (!directory.empty())
     providers.loaded_ = load_plugins(directory);
-  else if (kernel::call(SYS_faccessat, AT_FDCWD, default_plugin_dir, F_OK) == 0)
+  else if (kernel::exists(default_plugin_dir))
     providers.loaded_ = load_plugins(default_plugin_dir);
   return providers;
 }

@@ -1,6 +1,5 @@
 #include "engine/mounts/contents.h"
 
-#include <dirent.h>
 #include <fcntl.h>
 #include <linux/magic.h>
 #include <sys/statfs.h>
@@ -9,6 +8,7 @@
 
 #include "engine/image/checkpoint.h"
 #include "engine/mounts/archive.h"
+#include "kernel/directories.h"
 #include "kernel/fs.h"
 
 namespace stasis::engine::mounts {
@@ -24,19 +24,6 @@ struct statfs file_system(int directory) {
 // Those that the runtime itself fills, or masks what lies below with.
 bool is_runtimes(const std::string& point) {
   return point == "/dev" || point.starts_with("/sys/") || point.starts_with("/proc/");
-}
-
-bool is_empty(int directory) {
-  char buffer[4096];
-  long size = kernel::must(kernel::call(SYS_getdents64, directory, buffer, sizeof buffer), "list",
-                           "a mount");
-  for (long at = 0; at < size;) {
-    auto entry = reinterpret_cast<const dirent64*>(buffer + at);
-    at += entry->d_reclen;
-    std::string_view name = entry->d_name;
-    if (name != "." && name != "..") return false;
-  }
-  return true;
 }
 
 bool is_mount(int directory) {
@@ -63,7 +50,7 @@ void fill_empty(const image::Checkpoint& checkpoint, int root, Log& log) {
       log.warn("The content of {} is left out: the container has no tmpfs there", point);
     else if (file_system(directory.get()).f_flags & ST_RDONLY)
       log.debug("{} is read-only", point);
-    else if (is_empty(directory.get()))
+    else if (kernel::entries(directory.get(), point).empty())
       unpack(checkpoint.dir.raw(archive).get(), directory.get(), point);
     else
       log.warn("The content of {} is left out: it isn't empty now", point);

@@ -1,8 +1,8 @@
 #include <sys/mount.h>
-#include <sys/syscall.h>
 
 #include <algorithm>
 #include <map>
+#include <optional>
 
 #include "base/text.h"
 #include "engine/image/image.h"
@@ -14,6 +14,7 @@
 #include "engine/mounts/taken.h"
 #include "engine/mounts/tree.h"
 #include "engine/mounts/view.h"
+#include "kernel/directories.h"
 #include "kernel/fs.h"
 
 namespace stasis::engine::mounts {
@@ -25,12 +26,20 @@ using mountmap::Mount;
 uint32_t device(const Mount& mount) { return mount.major << 20 | mount.minor; }
 
 // What is common to all mounts of the plan.
-struct Surroundings {
+class Surroundings {
+ public:
+  const mountmap::MountTable& host() const {
+    if (!host_) host_ = mountmap::MountTable::parse(kernel::read_file("/proc/self/mountinfo"));
+    return *host_;
+  }
+
   bool own_cgroups = false;  // the container has a cgroup namespace
   // Device -> the path that the cgroup namespace begins at: the shortest one.
   std::map<uint32_t, std::string> cgroup_base;
-  mountmap::MountTable host;  // ours; read when needed
   userns::IdMap ids;
+
+ private:
+  mutable std::optional<mountmap::MountTable> host_;  // ours; read when needed
 };
 
 bool is_cgroup(const Mount& mount) { return mount.fstype == "cgroup" || mount.fstype == "cgroup2"; }
@@ -38,20 +47,15 @@ bool is_cgroup(const Mount& mount) { return mount.fstype == "cgroup" || mount.fs
 Surroundings look_around(const DumpPlan& plan) {
   Surroundings result;
   result.ids = userns::IdMap::of(plan.root);
-  bool any_shared = false;
   for (const Space& space : spaces_of(plan))
     for (const auto& mount : space.table->mounts()) {
-      bool external = plan.external_mounts.count(mount.id) != 0;
-      any_shared |= external && mount.shared;
-      if (external || !is_cgroup(mount)) continue;
+      if (plan.external_mounts.contains(mount.id) || !is_cgroup(mount)) continue;
       auto [base, is_new] = result.cgroup_base.emplace(device(mount), mount.root);
       if (!is_new && mount.root.size() < base->second.size()) base->second = mount.root;
     }
   if (!result.cgroup_base.empty())
     result.own_cgroups = kernel::read_link("/proc/self/ns/cgroup") !=
                          kernel::read_link("/proc/" + std::to_string(plan.root) + "/ns/cgroup");
-  if (any_shared || !plan.content_mounts.empty() || !plan.recreated_mounts.empty())
-    result.host = mountmap::MountTable::parse(kernel::read_file("/proc/self/mountinfo"));
   return result;
 }
 
@@ -138,11 +142,12 @@ image::MntEntry describe(const Mount& mount, const DumpPlan& plan, const Surroun
   }
   if (auto key = plan.external_mounts.find(mount.id); key != plan.external_mounts.end()) {
     entry.set_ext_key(key->second);
-    const auto& host = around.host.mounts();
-    if (mount.shared)
+    if (mount.shared) {
+      const auto& host = around.host().mounts();
       entry.set_internal_sharing(std::none_of(host.begin(), host.end(), [&](const Mount& other) {
         return other.shared == mount.shared;
       }));
+    }
   }
   set_root(mount, around, entry);
   if (auto written = plan.written_mounts.find(mount.id); written != plan.written_mounts.end())
@@ -155,6 +160,7 @@ struct Description {
   std::vector<Taken> taken;
   Tree tree;
   std::vector<image::MountIdMap> id_maps;
+  userns::IdMap ids;
 };
 
 // What is left out of the root task's tree is so wherever it was copied to.
@@ -179,7 +185,7 @@ Entries describe_space(const Space& space, const DumpPlan& plan, const Surroundi
 
 // Devices of tmpfs whose data is the container's own. The host's, or what the
 // host shares, would be told from others by its being mounted here.
-std::set<uint32_t> own_tmpfs(const std::vector<Entries>& spaces) {
+std::set<uint32_t> own_tmpfs(const std::vector<Entries>& spaces, const Surroundings& around) {
   std::set<uint32_t> own;
   bool in_parts = false;
   for (const Entries& entries : spaces)
@@ -189,8 +195,7 @@ std::set<uint32_t> own_tmpfs(const std::vector<Entries>& spaces) {
       in_parts |= entry.root() != "/";
     }
   if (!in_parts) return {};
-  auto host = mountmap::MountTable::parse(kernel::read_file("/proc/self/mountinfo"));
-  for (const auto& mount : host.mounts()) own.erase(device(mount));
+  for (const auto& mount : around.host().mounts()) own.erase(device(mount));
   return own;
 }
 
@@ -201,29 +206,23 @@ Description describe_all(const DumpPlan& plan) {
     result.spaces.push_back(describe_space(space, plan, around));
   std::vector<const Entries*> spaces;
   for (const Entries& entries : result.spaces) spaces.push_back(&entries);
-  result.taken = take_in(plan, around.host, result.spaces);
-  std::set<uint32_t> stored = own_tmpfs(result.spaces);
+  if (!plan.content_mounts.empty() || !plan.recreated_mounts.empty())
+    result.taken = take_in(plan, around.host(), result.spaces);
+  std::set<uint32_t> stored = own_tmpfs(result.spaces, around);
   for (const auto& taken : result.taken) stored.insert(taken.device);
   result.tree = plan_tree(spaces, stored);
   result.id_maps = find_id_maps(plan, result.tree);
+  result.ids = std::move(around.ids);
   return result;
 }
 
 // Messages in a POSIX queue are in no image.
 void refuse_queues(int view, const std::string& mountpoint) {
   UniqueFd dir = kernel::open_at(view, ".", O_RDONLY | O_DIRECTORY);
-  char list[4096];
-  for (long used = 0;;) {
-    long size = kernel::must(kernel::call(SYS_getdents64, dir.get(), list, sizeof list), "list",
-                             mountpoint);
-    if (size == 0) return;
-    // "." and ".." take 24 bytes each.
-    used += size;
-    if (used > 48)
-      throw Error("checkpoint the mount", mountpoint + " (mqueue)")
-          .because("it holds POSIX message queues, which are not supported yet")
-          .hint("Let the program close and unlink its message queues (mq_unlink) first.");
-  }
+  if (!kernel::entries(dir.get(), mountpoint).empty())
+    throw Error("checkpoint the mount", mountpoint + " (mqueue)")
+        .because("it holds POSIX message queues, which are not supported yet")
+        .hint("Let the program close and unlink its message queues (mq_unlink) first.");
 }
 
 size_t pack_space(const Space& space, const std::vector<const Mount*>& with_content,
@@ -318,7 +317,7 @@ void dump(const DumpPlan& plan, const std::vector<uint32_t>& ns_ids, image::Imag
   auto description = describe_all(plan);
   std::set<uint32_t> taken;
   for (const auto& whole : description.taken) taken.insert(whole.device);
-  const auto ids = userns::IdMap::of(plan.root);
+  const userns::IdMap& ids = description.ids;
   pack_own(plan, description.tree, taken, ids, writer, log);
   for (const auto& whole : description.taken) pack_taken(plan, whole, ids, writer, log);
   for (size_t i = 0; i < ns_ids.size(); ++i)

@@ -1,6 +1,5 @@
 #include <archive.h>
 #include <archive_entry.h>
-#include <dirent.h>
 #include <fmt/format.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
@@ -14,6 +13,7 @@
 #include "base/text.h"
 #include "engine/mounts/archive.h"
 #include "engine/mounts/xattrs.h"
+#include "kernel/directories.h"
 #include "kernel/fs.h"
 
 namespace stasis::engine::mounts {
@@ -54,7 +54,7 @@ class Packer {
   std::unique_ptr<archive_entry, Freer> entry_{archive_entry_new()};
   std::map<uint64_t, std::string> linked_;  // inode with several names -> its first one
   std::exception_ptr failure_;
-  std::vector<char> buffer_;          // of names or content
+  std::vector<char> buffer_ = std::vector<char>(chunk);
   std::set<std::string> plain_dirs_;  // that lead to parts
   uint32_t device_major_ = 0, device_minor_ = 0;
 };
@@ -128,7 +128,6 @@ void Packer::add_part(int part, const std::string& part_path) {
     archive_entry_set_mode(entry, S_IFDIR | 0755);
     check(archive_write_header(archive_.get(), entry), leading);
   }
-  buffer_.resize(chunk);
   auto stat = kernel::stat_fd(part);
   device_major_ = stat.stx_dev_major;
   device_minor_ = stat.stx_dev_minor;
@@ -145,20 +144,8 @@ void Packer::add_directory(UniqueFd dir, const std::string& path, int depth) {
   if (depth > deepest)
     throw Error("pack the content of", name_ + " (" + path + ")")
         .because("directories are nested too deeply");
-  std::vector<std::string> names;
-  buffer_.resize(chunk);
-  for (;;) {
-    long size = kernel::must(kernel::call(SYS_getdents64, dir.get(), buffer_.data(), chunk), "list",
-                             name_ + " (" + path + ")");
-    if (size == 0) break;
-    for (long at = 0; at < size;) {
-      const auto* item = reinterpret_cast<const dirent64*>(buffer_.data() + at);
-      at += item->d_reclen;
-      std::string name = item->d_name;
-      if (name != "." && name != "..") names.push_back(std::move(name));
-    }
-  }
-  for (const auto& name : names) add(dir.get(), name, fmt::format("{}/{}", path, name), depth);
+  for (const auto& name : kernel::entries(dir.get(), name_ + " (" + path + ")"))
+    add(dir.get(), name, fmt::format("{}/{}", path, name), depth);
 }
 
 void Packer::add(int dir, const std::string& name, const std::string& path, int depth) {

@@ -114,7 +114,6 @@ class Taker {
 
 std::vector<Taken> take_in(const DumpPlan& plan, const mountmap::MountTable& host,
                            std::vector<Entries>& spaces) {
-  if (plan.content_mounts.empty() && plan.recreated_mounts.empty()) return {};
   return Taker(plan, host, spaces).run();
 }
 

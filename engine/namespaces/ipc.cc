@@ -1,6 +1,5 @@
 #include "engine/namespaces/ipc.h"
 
-#include <dirent.h>
 #include <fmt/format.h>
 #include <google/protobuf/descriptor.h>
 #include <linux/mount.h>
@@ -15,6 +14,7 @@
 
 #include "base/text.h"
 #include "engine/namespaces/sysctl.h"
+#include "kernel/directories.h"
 #include "kernel/fs.h"
 
 namespace stasis::engine::ipc {
@@ -97,9 +97,8 @@ void read_next_id(const char* name, Keep keep) {
 
 // A mount of the namespace's queues that nobody else sees.
 std::vector<std::string> queue_names() {
-  std::vector<std::string> names;
   long context = kernel::call(SYS_fsopen, "mqueue", FSOPEN_CLOEXEC);
-  if (context == -ENODEV) return names;
+  if (context == -ENODEV) return {};
   UniqueFd config(static_cast<int>(kernel::must(context, "look at", "POSIX message queues")));
   kernel::must(kernel::call(SYS_fsconfig, config.get(), FSCONFIG_CMD_CREATE, nullptr, nullptr, 0),
                "look at", "POSIX message queues");
@@ -107,17 +106,7 @@ std::vector<std::string> queue_names() {
       static_cast<int>(kernel::must(kernel::call(SYS_fsmount, config.get(), FSMOUNT_CLOEXEC, 0),
                                     "look at", "POSIX message queues")));
   UniqueFd listing = kernel::open_at(root.get(), ".", O_RDONLY | O_DIRECTORY);
-  alignas(dirent64) char buffer[4096];
-  for (long size;
-       (size = kernel::must(kernel::call(SYS_getdents64, listing.get(), buffer, sizeof buffer),
-                            "list", "POSIX message queues")) > 0;) {
-    for (long at = 0; at < size;) {
-      const auto* entry = reinterpret_cast<const dirent64*>(buffer + at);
-      if (entry->d_name[0] != '.') names.emplace_back(entry->d_name);
-      at += entry->d_reclen;
-    }
-  }
-  return names;
+  return kernel::entries(listing.get(), "POSIX message queues");
 }
 
 void add_count(std::vector<std::string>& all, long count, std::string_view what) {

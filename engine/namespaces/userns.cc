@@ -12,9 +12,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "base/report.h"
 #include "base/scope_exit.h"
 #include "base/text.h"
-#include "engine/tasks/report.h"
 #include "kernel/fs.h"
 
 namespace stasis::engine::userns {

@@ -13,16 +13,13 @@ namespace {
 
 using image::TaskImage;
 
-pid_t pid_of(const TaskImage& t) { return static_cast<pid_t>(t.tree.pid()); }
-pid_t parent_of(const TaskImage& t) { return static_cast<pid_t>(t.tree.ppid()); }
-pid_t session_of(const TaskImage& t) { return static_cast<pid_t>(t.tree.sid()); }
-pid_t group_of(const TaskImage& t) { return static_cast<pid_t>(t.tree.pgid()); }
-
-Error cannot_make(const TaskImage& t) {
-  return Error("restore", fmt::format("process {} ({})", t.tree.pid(), t.core().comm()));
-}
+Error cannot_make(const TaskImage& task) { return Error("restore", name_of(task)); }
 
 }  // namespace
+
+std::string name_of(const TaskImage& task) {
+  return fmt::format("process {} ({})", task.tree.pid(), task.core().comm());
+}
 
 Births::Births(const image::Checkpoint& checkpoint) : checkpoint_(checkpoint) {
   for (const Task& task : checkpoint.tasks) {

@@ -9,11 +9,19 @@
 #include <list>
 #include <map>
 #include <set>
+#include <string>
 #include <vector>
 
 #include "engine/image/checkpoint.h"
 
 namespace stasis::engine {
+
+// By the ids of the image.
+inline pid_t pid_of(const image::TaskImage& t) { return static_cast<pid_t>(t.tree.pid()); }
+inline pid_t parent_of(const image::TaskImage& t) { return static_cast<pid_t>(t.tree.ppid()); }
+inline pid_t session_of(const image::TaskImage& t) { return static_cast<pid_t>(t.tree.sid()); }
+inline pid_t group_of(const image::TaskImage& t) { return static_cast<pid_t>(t.tree.pgid()); }
+std::string name_of(const image::TaskImage& task);  // "process 17 (nginx)"
 
 class Births {
  public:

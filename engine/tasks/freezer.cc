@@ -11,6 +11,7 @@
 #include <memory>
 
 #include "base/text.h"
+#include "kernel/directories.h"
 #include "kernel/fs.h"
 
 namespace stasis::engine {
@@ -21,8 +22,6 @@ constexpr auto patience = std::chrono::seconds(10);
 constexpr const char* v1_state = "/freezer.state";
 constexpr const char* v2_state = "/cgroup.freeze";
 constexpr const char* v2_events = "/cgroup.events";
-
-bool exists(const std::string& path) { return kernel::call(SYS_access, path.c_str(), F_OK) == 0; }
 
 // Runs in a process of its own and touches nothing but these two descriptors:
 // when our end of the pipe closes without a word, the engine is dead.
@@ -40,9 +39,9 @@ bool exists(const std::string& path) { return kernel::call(SYS_access, path.c_st
 
 Freezer::Freezer(const std::string& directory) : directory_(directory) {
   if (directory_.empty()) return;
-  if (exists(directory_ + v1_state))
+  if (kernel::exists(directory_ + v1_state))
     kind_ = Kind::v1;
-  else if (exists(directory_ + v2_state))
+  else if (kernel::exists(directory_ + v2_state))
     kind_ = Kind::v2;
   else
     return;

@@ -20,15 +20,6 @@ namespace {
 
 using image::TaskImage;
 
-pid_t pid_of(const TaskImage& t) { return static_cast<pid_t>(t.tree.pid()); }
-pid_t parent_of(const TaskImage& t) { return static_cast<pid_t>(t.tree.ppid()); }
-pid_t session_of(const TaskImage& t) { return static_cast<pid_t>(t.tree.sid()); }
-pid_t group_of(const TaskImage& t) { return static_cast<pid_t>(t.tree.pgid()); }
-
-std::string name_of(const TaskImage& t) {
-  return fmt::format("process {} ({})", t.tree.pid(), t.core().comm());
-}
-
 // `pid` 0: whatever comes next.
 void add_clone(SyscallBatch& batch, uint64_t flags, int exit_signal, pid_t pid) {
   SyscallBatch::Data wanted = batch.object(pid);

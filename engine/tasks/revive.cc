@@ -127,6 +127,14 @@ Revival::Revival(Tools tools)
 
 Revival::~Revival() = default;
 
+std::vector<std::pair<uint64_t, uint64_t>> Revival::taken_addresses(
+    const image::Checkpoint& checkpoint) {
+  std::vector<std::pair<uint64_t, uint64_t>> taken;
+  for (const image::TaskImage& task : checkpoint.tasks)
+    for (const image::VmaEntry& vma : task.mm.vmas()) taken.emplace_back(vma.start(), vma.end());
+  return taken;
+}
+
 int Revival::sender_number(const image::Checkpoint& checkpoint) {
   int number = 16;
   for (const image::TaskImage& task : checkpoint.tasks) {
@@ -210,6 +218,16 @@ Revival::Descriptors& Revival::descriptors_of(const image::TaskImage& image) {
   for (const files::Restorer::Slot& fd : t_.files.descriptors(image))
     d.moves.push_back({d.add(fd.ours), fd.target, fd.cloexec});
   return d;
+}
+
+void Revival::fill(LiveTree& tree,
+                   const std::function<void(uint64_t done, uint64_t total)>& progress) {
+  for (LiveTask& task : tree.tasks()) lay_out_memory(task);
+  uint64_t total = t_.copier.bytes();
+  t_.copier.fill([&](uint64_t done) { progress(done, total); });
+  for (LiveTask& task : tree.tasks()) equip(task);
+  t_.files.set_owners(tree.pids());
+  t_.files.close_all();
 }
 
 void Revival::lay_out_memory(LiveTask& task) {

@@ -2,8 +2,11 @@
 // into the dumped ones.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <memory>
+#include <utility>
+#include <vector>
 
 #include "engine/files/restorer.h"
 #include "engine/memory/pages.h"
@@ -39,6 +42,9 @@ class Revival {
   explicit Revival(Tools tools);
   ~Revival();
 
+  // Where the image's tasks have something: see Trampoline.
+  static std::vector<std::pair<uint64_t, uint64_t>> taken_addresses(
+      const image::Checkpoint& checkpoint);
   // Number of the descriptor by which tasks receive others: see FdSender.
   static int sender_number(const image::Checkpoint& checkpoint);
 
@@ -46,15 +52,16 @@ class Revival {
   void open_files();
   // What the root child brings from our own process and has to lose first.
   void strip(Tracee& root);
-  // The steps, each over all tasks: memory is laid out; (the caller lets the
-  // copier fill it); descriptors, actions and threads follow; last what
-  // confines a task and its registers.
-  void lay_out_memory(LiveTask& task);
-  void equip(LiveTask& task);
+  // All tasks get their memory, descriptors and actions; of the files nothing
+  // is left to us. Threads follow.
+  void fill(LiveTree& tree, const std::function<void(uint64_t done, uint64_t total)>& progress);
+  // Last: what confines a task, and its registers.
   void confine(LiveTask& task);
 
  private:
   struct Descriptors;  // what a task was sent, and as which number
+  void lay_out_memory(LiveTask& task);
+  void equip(LiveTask& task);
   Descriptors& descriptors_of(const image::TaskImage& task);
   int shared_area(uint64_t shmid);
   void confine_thread(LiveTask& task, LiveThread& thread, SyscallBatch& batch);

@@ -12,7 +12,7 @@
 
 #include <utility>
 
-#include "engine/tasks/report.h"
+#include "base/report.h"
 #include "kernel/fs.h"
 
 #ifndef CLONE_NEWTIME

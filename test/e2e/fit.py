@@ -265,7 +265,7 @@ def restore_map_instead(env):
             c.gone()
             run(env.stasis, "restore", c.name, "--image", image, "--bundle", bundle,
                 "--map", f"/data={c.data}")
-            wait_for("the counter to go on", lambda: len(c.numbers()) > stood + 5)
+            c.counts_on(stood)
         finally:
             c.delete()
             shutil.rmtree(copy, ignore_errors=True)

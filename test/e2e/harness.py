@@ -188,6 +188,15 @@ class Container:
                         ok=ok, env=env)
         return self
 
+    def comes_back(self, before, door="runc", ignore=(), times=1):
+        """Checkpoint and restore; nothing is left in between and nothing differs afterwards."""
+        for _ in range(times):
+            image = self.checkpoint(door=door)
+            self.gone()
+            self.restore(image, door=door).same_as(before, ignore)
+            self.ask()
+        return self
+
     def delete(self):
         run("runc", "delete", "-f", self.name, ok=None)
 
@@ -222,6 +231,12 @@ class Container:
         with contextlib.suppress(FileNotFoundError):
             return [int(line) for line in (self.data / "counter").read_text().split()]
         return []
+
+    def counts_on(self, stood, more=5):
+        """The demo's counter goes on from there; no number is lost or doubled."""
+        wait_for("the counter to go on", lambda: len(self.numbers()) > stood + more)
+        numbers = self.numbers()
+        expect(numbers == list(range(1, len(numbers) + 1)), f"numbers lost or doubled: {numbers}")
 
     def observe(self):
         """The outside view, of a moment in which nothing moves."""

@@ -228,9 +228,7 @@ def in_place_demo(env):
             config["process"]["args"] = ["/bin/sleep", "100"]
         from_checkpoint(c, image, change)
         start(c)
-        wait_for("the counter to go on", lambda: len(c.numbers()) > stood + 5)
-        numbers = c.numbers()
-        expect(numbers == list(range(1, len(numbers) + 1)), f"numbers lost or doubled: {numbers}")
+        c.counts_on(stood)
         root = pathlib.Path(f"/proc/{c.init()}/root")
         expect("written at the start" in (root / "tmp/note").read_text(), "the tmpfs is empty")
         expect(run("runc", "exec", c.name, "/bin/echo", "hello").stdout == "hello\n", "no exec")
@@ -279,9 +277,7 @@ def in_place_python(env):
         from_checkpoint(c, image, placeholder)
         start(c)
         c.same_as(before)
-        wait_for("the counter to go on", lambda: len(c.numbers()) > stood + 20)
-        numbers = c.numbers()
-        expect(numbers == list(range(1, len(numbers) + 1)), "numbers lost or doubled")
+        c.counts_on(stood, 20)
     c.gone()
 
 

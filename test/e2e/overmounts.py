@@ -66,12 +66,7 @@ def overmounts(env):
         for name in GROUPS:
             inside(c, "mkdir", f"/sys/fs/cgroup/{name}")
             inside(c, "mount", "--bind", f"/lxcfs/cgroup/{name}", f"/sys/fs/cgroup/{name}")
-        before = c.observe()
-        image = c.checkpoint()
-        c.gone()
-        c.restore(image)
-        c.same_as(before)
-        c.ask()
+        c.comes_back(c.observe())
     c.gone()
 
 
@@ -95,10 +90,7 @@ def overmounts_made_inside(env):
                 ("mount", "--bind", "/proc/sys", "/proc/sys"),
                 ("mount", "--bind", "/sys", "/sys")):
             inside(c, *command)
-        before = c.observe()
-        c.restore(c.checkpoint())
-        c.same_as(before)
-        c.ask()
+        c.comes_back(c.observe())
         inside(c, "umount", "/tmp/a")
         inside(c, "test", "-e", "/tmp/a/b/seen")
         inside(c, "umount", "/tmp/b")
@@ -116,13 +108,7 @@ def hides(name, *mounts):
             for mount in mounts:
                 inside(c, *mount)
             c.ask()
-            before = c.observe()
-            image = c.checkpoint()
-            c.gone()
-            c.restore(image).same_as(before)
-            c.ask()
-            c.restore(c.checkpoint()).same_as(before)  # and again from there
-            c.ask()
+            c.comes_back(c.observe(), times=2)
 
 
 OVER = ("mount", "-t", "tmpfs", "-o", "size=1m", "over")

@@ -276,7 +276,7 @@ def policy_file_faults(env):
         policy.chmod(0o666)
         c.stasis("plan", c.name, "--policy", policy)  # to try it is no risk
         result = c.stasis("checkpoint", c.name, "--image", image, "--policy", policy, ok=False)
-        expect("others than its owner may write" in result.stderr, result.stderr)
+        expect("others than root may write" in result.stderr, result.stderr)
         policy.chmod(0o644)
         os.chown(policy, 1, 1)
         result = c.stasis("checkpoint", c.name, "--image", image, "--policy", policy, ok=False)

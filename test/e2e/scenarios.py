@@ -14,15 +14,9 @@ def more_caps(config):
 
 
 def round_trip(env, container, door="runc", ignore=()):
-    """Checkpoint and restore; nothing is left in between and nothing differs afterwards."""
     with container:
         container.start()
-        before = container.observe()
-        image = container.checkpoint(door=door)
-        container.gone()
-        container.restore(image, door=door)
-        container.same_as(before, ignore)
-        container.ask()
+        container.comes_back(container.observe(), door, ignore)
     container.gone()
 
 
@@ -80,9 +74,7 @@ def demo(env):
         c.gone()
         stood = len(c.numbers())
         c.restore(image)
-        wait_for("the counter to go on", lambda: len(c.numbers()) > stood + 5)
-        numbers = c.numbers()
-        expect(numbers == list(range(1, len(numbers) + 1)), f"numbers lost or doubled: {numbers}")
+        c.counts_on(stood)
         root = pathlib.Path(f"/proc/{c.init()}/root")
         for name in ("hosts", "hostname", "resolv.conf"):
             expect((root / "etc" / name).read_text() == (c.bundle / "etc" / name).read_text(),
@@ -126,13 +118,7 @@ def twice(env):
     """Checkpoint, restore, checkpoint again, restore again."""
     with Container(env, "counter") as c:
         c.start()
-        before = c.observe()
-        for _ in range(3):
-            image = c.checkpoint()
-            c.gone()
-            c.restore(image)
-            c.same_as(before)
-            c.ask()
+        c.comes_back(c.observe(), times=3)
 
 
 @scenario

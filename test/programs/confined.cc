@@ -2,33 +2,19 @@
 // process and of a thread with a filter more.
 #include <linux/audit.h>
 #include <linux/capability.h>
-#include <linux/filter.h>
-#include <linux/seccomp.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/utsname.h>
 
 #include <atomic>
-#include <cstddef>
 #include <thread>
 
+#include "forbid.h"
 #include "program.h"
 
 using namespace program;
 
 namespace {
-
-// The call `nr` fails with `error`; all others pass.
-void forbid(unsigned nr, unsigned error) {
-  sock_filter code[] = {
-      BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)),
-      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, nr, 0, 1),
-      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | error),
-      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-  };
-  sock_fprog filter = {4, code};
-  need(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &filter) == 0, "seccomp");
-}
 
 std::string confinement(const char* task) {
   std::string status = read_file((std::string("/proc/") + task + "/status").c_str()), kept;
@@ -50,11 +36,11 @@ int main() {
   bool privileged = syscall(SYS_setgroups, 3, groups) == 0;  // where the container may
   if (privileged) need(setresgid(100, 101, 102) == 0 && setresuid(200, 201, 202) == 0, "ids");
   need(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0, "no_new_privs");
-  forbid(SYS_uname, 71);
+  need(forbid(SYS_uname, 71) == 0, "seccomp");
   std::atomic<bool> check_thread{false}, thread_ok{false}, started{false};
   std::string thread_before, thread_after;
   std::thread other([&] {
-    forbid(SYS_getpriority, 72);
+    need(forbid(SYS_getpriority, 72) == 0, "seccomp");
     thread_before = confinement("thread-self");
     started = true;
     while (!check_thread) sleep_us(1000);

@@ -1,33 +1,15 @@
 // Seccomp as programs rely on it: filters that threads share, so that one more
 // reaches all of them, and a child in strict mode.
-#include <linux/filter.h>
-#include <linux/seccomp.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 
 #include <atomic>
-#include <cstddef>
 #include <thread>
 
+#include "forbid.h"
 #include "program.h"
 
 using namespace program;
-
-namespace {
-
-// The call `nr` fails with `error`; all others pass.
-long forbid(unsigned nr, unsigned error, unsigned flags) {
-  sock_filter code[] = {
-      BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)),
-      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, nr, 0, 1),
-      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | error),
-      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-  };
-  sock_fprog filter = {4, code};
-  return syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, &filter);
-}
-
-}  // namespace
 
 int main() {
   int question[2], answer[2];
@@ -41,7 +23,7 @@ int main() {
     syscall(SYS_exit, 0);
   }
   need(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0, "no_new_privs");
-  need(forbid(SYS_uname, 71, 0) == 0, "seccomp");
+  need(forbid(SYS_uname, 71) == 0, "seccomp");
   std::atomic<unsigned> asked{0}, seen{0};
   std::thread other([&] {
     for (;; sleep_us(1000)) {

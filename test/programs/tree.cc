@@ -1,39 +1,20 @@
 // A tree of processes in several sessions and groups, each in contact with the
 // root over shared memory and answering with who it is. tree COUNT: as many of
 // them, the root included, some of them many generations below it.
-#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
 
-#include <atomic>
 #include <vector>
 
-#include "program.h"
+#include "members.h"
 
 using namespace program;
 
 namespace {
 
-struct Member {
-  std::atomic<int> pid{0}, parent{0}, session{0}, group{0};
-  std::atomic<uint64_t> ticks{0};
-  char name[16];
-};
 constexpr int special_members = 9;
 int member_count = special_members;
 Member* members;
-
-void live(int index) {
-  Member& me = members[index];
-  for (;; me.ticks++) {
-    me.pid = getpid();
-    me.parent = getppid();
-    me.session = getsid(0);
-    me.group = getpgrp();
-    prctl(PR_GET_NAME, me.name);
-    sleep_us(3000);
-  }
-}
 
 pid_t spawn(int index, const std::function<void()>& first) {
   pid_t pid = fork();
@@ -42,7 +23,7 @@ pid_t spawn(int index, const std::function<void()>& first) {
     first();
     std::string name = "member-" + std::to_string(index);
     prctl(PR_SET_NAME, name.c_str());
-    live(index);
+    live(members[index]);
   }
   return pid;
 }
@@ -70,8 +51,7 @@ void wait_for_all() {
 int main(int argc, char** argv) {
   if (argc > 1) member_count = atoi(argv[1]) - 1;
   need(member_count >= special_members, "COUNT");
-  members = static_cast<Member*>(mmap(nullptr, sizeof(Member) * member_count,
-                                      PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
+  members = share_members(member_count);
   spawn(0, [] {});
   spawn(1, [] { setpgid(0, 0); });
   spawn(2, [] {  // a session of its own with a job in another group
@@ -87,12 +67,8 @@ int main(int argc, char** argv) {
   pid_t leader = spawn(8, [] { setpgid(0, 0); });
   grow(special_members, member_count);
   wait_for_all();
-  struct Identity {
-    int pid, parent, session, group;
-  };
-  std::vector<Identity> was(static_cast<size_t>(member_count));
-  for (size_t i = 0; i < was.size(); i++)
-    was[i] = {members[i].pid, members[i].parent, members[i].session, members[i].group};
+  std::vector<Identity> was;
+  for (int i = 0; i < member_count; i++) was.push_back(members[i].identity());
   need(was[8].pid == leader && was[6].session != was[7].session, "tree");
   bool reaped = false;  // the last member, by the first question
   serve([&](Verdict& verdict) {

@@ -1,8 +1,8 @@
-#include "engine/tasks/report.h"
+#include "base/report.h"
 
 #include <nlohmann/json.hpp>
 
-namespace stasis::engine {
+namespace stasis {
 
 using nlohmann::json;
 
@@ -23,4 +23,4 @@ Error from_report(const std::string& report) {
       .hint(r["hint"]);
 }
 
-}  // namespace stasis::engine
+}  // namespace stasis
