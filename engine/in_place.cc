@@ -111,6 +111,7 @@ class Programs {
   void change(LiveTask& task) {
     if (task.image->dead() || runs(task.pid, *task.image)) return;
     change(task.leader().tracee, *task.image, task.name());
+    task.memory = nullptr;
   }
 
   // The task has the trampoline, before and after.
@@ -260,7 +261,8 @@ RestoreResult restore_in_place(StartHold& hold, const image::Checkpoint& checkpo
                 {.root_pgid = status.ns_pgid.back(),
                  .root_sid = status.ns_sid.back(),
                  .choose_id = ids ? [&](pid_t id) { ids->next(id); } : std::function<void(pid_t)>(),
-                 .born = [&](LiveTask& task) { programs.change(task); }});
+                 .born = [&](LiveTask& task) { programs.change(task); },
+                 .before_children = [&](LiveTask& task) { revival.bequeath(task); }});
   tree.grow(std::move(tracee), init);
   revival.fill(tree, [](uint64_t, uint64_t) {});
   stdio.close();

@@ -111,7 +111,8 @@ RestoreResult restore(const RestorePlan& plan, int image_dir, Observer& observer
   Revival revival(
       {checkpoint, plan, trampoline, sender, files, cgroups, nested_mounts, copier, log});
   revival.strip(root.tracee());
-  LiveTree tree(checkpoint, trampoline);
+  LiveTree tree(checkpoint, trampoline,
+                {.before_children = [&](LiveTask& task) { revival.bequeath(task); }});
   tree.grow(std::move(root.tracee()), root.pid());
   RestoreResult result;
   result.forking_us = forking.microseconds();

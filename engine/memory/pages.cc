@@ -10,6 +10,7 @@
 #include <array>
 #include <atomic>
 #include <cerrno>
+#include <cstring>
 #include <exception>
 #include <memory>
 #include <mutex>
@@ -139,9 +140,34 @@ void save_piece(const PageCopier::Piece& piece, void* buffer) {
                      "the page image");
 }
 
+// Reading through /proc/PID/mem leaves pages shared.
+void fill_differences(const PageCopier::Piece& piece, char* wanted) {
+  auto found = std::make_unique_for_overwrite<char[]>(piece.size);
+  check(kernel::call(SYS_pread64, piece.fd, found.get(), piece.size, piece.address), piece, "read");
+  for (uint64_t at = 0; at < piece.size;) {
+    auto differs = [&](uint64_t page) {
+      return page < piece.size && memcmp(wanted + page, found.get() + page, page_size) != 0;
+    };
+    uint64_t end = at;
+    while (differs(end)) end += page_size;
+    if (end == at) {
+      at += page_size;
+      continue;
+    }
+    PageCopier::Piece part = piece;
+    part.through = PageCopier::Through::process_vm;
+    part.address += at;
+    part.size = end - at;
+    check(transfer(part, wanted + at, true), part, "fill");
+    at = end;
+  }
+}
+
 void fill_piece(const PageCopier::Piece& piece, void* buffer) {
   check(kernel::call(SYS_pread64, piece.image, buffer, piece.size, piece.offset), piece,
         "read the image of");
+  if (piece.through == PageCopier::Through::differences)
+    return fill_differences(piece, static_cast<char*>(buffer));
   check(transfer(piece, buffer, true), piece, "fill");
 }
 
@@ -182,6 +208,21 @@ std::vector<PageRange> intersect(const std::vector<PageRange>& ranges,
       append(&result, std::max(range.start, a->start), std::min(range.end, a->end));
   }
   return result;
+}
+
+std::vector<PageRange> without(const std::vector<PageRange>& ranges,
+                               const std::vector<PageRange>& areas) {
+  std::vector<PageRange> rest;
+  auto area = areas.begin();
+  for (PageRange range : ranges) {
+    while (area != areas.end() && area->end <= range.start) ++area;
+    for (auto a = area; a != areas.end() && a->start < range.end; ++a) {
+      if (a->start > range.start) rest.push_back({range.start, a->start});
+      range.start = std::min(range.end, a->end);
+    }
+    if (range.start < range.end) rest.push_back(range);
+  }
+  return rest;
 }
 
 void PageCopier::add(Piece piece) {
@@ -284,17 +325,23 @@ uint64_t store_pages(FrozenTask& task, const image::MmEntry& mm,
   return count;
 }
 
-void fill_pages(const image::TaskImage& task, pid_t pid, int pages, PageCopier& copier) {
+void fill_pages(const image::TaskImage& task, pid_t pid, int pages,
+                const std::vector<PageRange>& there, int mem, PageCopier& copier) {
   uint64_t offset = 0;
   for (const image::PagemapEntry& entry : task.pagemap) {
     if (!image::is_present(entry)) continue;
     uint64_t start = entry.vaddr(), end = start + image::page_count(entry) * page_size;
-    for (const image::VmaEntry& vma : task.mm.vmas()) {
-      if (vma.end() <= start || vma.start() >= end || is_kernel_made(vma)) continue;
-      uint64_t from = std::max(start, vma.start()), to = std::min(end, vma.end());
-      copier.add({PageCopier::Through::process_vm, pid, -1, from, pages, offset + (from - start),
-                  to - from});
-    }
+    std::vector<PageRange> areas;
+    for (const image::VmaEntry& vma : task.mm.vmas())
+      if (vma.end() > start && vma.start() < end && !is_kernel_made(vma))
+        areas.push_back({std::max(start, vma.start()), std::min(end, vma.end())});
+    auto add = [&](const std::vector<PageRange>& ranges, PageCopier::Through through) {
+      for (const PageRange& range : ranges)
+        copier.add({through, pid, mem, range.start, pages, offset + (range.start - start),
+                    range.end - range.start});
+    };
+    add(without(areas, there), PageCopier::Through::process_vm);
+    add(intersect(areas, there), PageCopier::Through::differences);
     offset += end - start;
   }
 }

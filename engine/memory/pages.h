@@ -35,9 +35,11 @@ std::vector<PageRange> own_pages(int pagemap, const std::vector<PageRange>& area
 void split_by_sharing(int pagemap, const std::vector<PageRange>& ranges,
                       std::vector<PageRange>* exclusive, std::vector<PageRange>* shared);
 
-// The part of `ranges` inside the given areas, which are ascending.
+// The part of `ranges` inside the given areas, and that outside of them. All ascending.
 std::vector<PageRange> intersect(const std::vector<PageRange>& ranges,
                                  const std::vector<PageRange>& areas);
+std::vector<PageRange> without(const std::vector<PageRange>& ranges,
+                               const std::vector<PageRange>& areas);
 
 // Copies memory between tasks and page images, with several threads where
 // there is enough to copy.
@@ -45,11 +47,13 @@ class PageCopier {
  public:
   explicit PageCopier(unsigned workers) : workers_(workers) {}
 
-  enum class Through { process_vm, file };  // file: /proc/PID/mem or a shmem object
+  // file: /proc/PID/mem or a shmem object. differences: only pages that differ are
+  // written, so that the task goes on sharing the others; fd is its /proc/PID/mem.
+  enum class Through { process_vm, file, differences };
   struct Piece {
     Through through;
-    pid_t pid;         // for process_vm
-    int fd;            // for file
+    pid_t pid;         // for all but file
+    int fd;            // for all but process_vm
     uint64_t address;  // in the task, or offset in the file
     int image;         // pages image
     uint64_t offset;   // in it
@@ -79,9 +83,11 @@ uint64_t store_pages(FrozenTask& task, const image::MmEntry& mm,
                      const std::vector<PageRange>& whole, uint32_t pages_id, bool lone,
                      image::ImageWriter& writer, PageCopier& copier);
 
-// Restore: adds the task's pages; the VMAs are mapped and writable. `pages`
-// stays open until filled.
-void fill_pages(const image::TaskImage& task, pid_t pid, int pages, PageCopier& copier);
+// Restore: adds the task's pages; the VMAs are mapped and writable. Those in
+// `there` have content already, which may be the right one: `mem` is the task's
+// /proc/PID/mem then. `pages` and `mem` stay open until filled.
+void fill_pages(const image::TaskImage& task, pid_t pid, int pages,
+                const std::vector<PageRange>& there, int mem, PageCopier& copier);
 
 // Same for a shared anonymous area behind `fd`.
 uint64_t store_shared(uint64_t shmid, int fd, uint32_t pages_id, image::ImageWriter& writer,

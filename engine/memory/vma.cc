@@ -186,10 +186,10 @@ void store_mm(const FrozenTask& task, uint64_t brk, files::Dumper& files, image:
 }
 
 void map_vmas(const image::MmEntry& mm, const std::map<size_t, int>& descriptors,
-              SyscallBatch& batch) {
+              const std::map<size_t, uint64_t>& there, SyscallBatch& batch) {
   for (size_t i = 0; i < static_cast<size_t>(mm.vmas_size()); ++i) {
     const VmaEntry& vma = mm.vmas(static_cast<int>(i));
-    if (is_kernel_made(vma) || (vma.status() & image::vma_guard)) continue;
+    if (is_kernel_made(vma) || (vma.status() & image::vma_guard) || there.contains(i)) continue;
     uint32_t flags = vma.flags() & (MAP_TYPE | MAP_GROWSDOWN | MAP_NORESERVE);
     flags |= MAP_FIXED_NOREPLACE;
     auto found = descriptors.find(i);

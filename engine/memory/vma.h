@@ -26,10 +26,11 @@ bool has_own_pages(const image::VmaEntry& vma);
 bool is_kernel_made(const image::VmaEntry& vma);  // vdso, vvar, vsyscall
 
 // Restore. `descriptor` holds, for each VMA that maps a file or a shared area,
-// the number of the open descriptor in the task. Writable while it is filled:
-// protect_vmas() afterwards gives each its own protection and advice.
+// the number of the open descriptor in the task. Those in `there` exist.
+// Writable while it is filled: protect_vmas() afterwards gives each its own
+// protection and advice.
 void map_vmas(const image::MmEntry& mm, const std::map<size_t, int>& descriptors,
-              SyscallBatch& batch);
+              const std::map<size_t, uint64_t>& there, SyscallBatch& batch);
 void protect_vmas(const image::MmEntry& mm, SyscallBatch& batch);
 // Boundaries, auxv and exe link; needs the program's descriptor in the task.
 void restore_mm(const image::MmEntry& mm, int exe_fd, SyscallBatch& batch);

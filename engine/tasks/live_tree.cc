@@ -102,6 +102,8 @@ void LiveTree::grow_children(LiveTask& parent) {
   SyscallBatch batch;
   std::vector<const TaskImage*> cloned;
   std::vector<std::pair<pid_t, pid_t>> inherited;  // group and session at birth
+  if (custom_.before_children && !births_.made_by(*parent.image).empty())
+    custom_.before_children(parent);
   auto carry_out = [&] {
     trampoline_.run(parent.leader().tracee, batch, parent.name());
     adopt_children(parent, cloned, inherited);
@@ -131,7 +133,7 @@ void LiveTree::grow_children(LiveTask& parent) {
   if (!batch.empty()) carry_out();
 }
 
-void LiveTree::adopt_children(LiveTask&, const std::vector<const TaskImage*>& children,
+void LiveTree::adopt_children(LiveTask& parent, const std::vector<const TaskImage*>& children,
                               const std::vector<std::pair<pid_t, pid_t>>& groups) {
   for (size_t n = 0; n < children.size(); ++n) {
     Tracee tracee = Tracee::adopt_next();
@@ -142,6 +144,7 @@ void LiveTree::adopt_children(LiveTask&, const std::vector<const TaskImage*>& ch
     auto [group, session] = groups[static_cast<size_t>(child - children.begin())];
     LiveTask task{*child, pid, group, session, {}};
     task.threads.push_back({std::move(tracee), pid, &(*child)->threads.front(), ns_pid});
+    task.memory = parent.memory;
     tasks_.push_back(std::move(task));
     if (custom_.born) custom_.born(tasks_.back());
   }

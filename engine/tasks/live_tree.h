@@ -27,6 +27,7 @@ struct LiveTask {
   pid_t pid;                      // in our pid namespace
   pid_t pgid, sid;                // in the container's, as they are now; 0: outside of it
   std::list<LiveThread> threads;  // leader first
+  const image::TaskImage* memory = nullptr;  // whose memory it has; null: nobody's
 
   LiveThread& leader() { return threads.front(); }
   std::string name() const;  // "process 7 (sh)", pid in the container
@@ -38,9 +39,11 @@ class LiveTree {
   struct Custom {
     pid_t root_pgid = 0, root_sid = 0;  // as it is, in the container's; 0: outside of it
     // Lets the next task have this id; without it tasks are cloned with the id.
-    std::function<void(pid_t)> choose_id;
+    std::function<void(pid_t)> choose_id = {};
     // Of a new child, before it has children; may let it execve.
-    std::function<void(LiveTask&)> born;
+    std::function<void(LiveTask&)> born = {};
+    // Of a task that is about to have children, who are born with its memory.
+    std::function<void(LiveTask&)> before_children = {};
   };
 
   // Whether sessions and groups of the image can be made, before there is any

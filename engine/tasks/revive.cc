@@ -37,6 +37,19 @@ constexpr uint64_t task_size = 0x7ffffffff000;  // x86-64 with four levels
 
 std::string proc_file(pid_t pid, const char* name) { return fmt::format("/proc/{}/{}", pid, name); }
 
+// The nearest task above whose memory a fork may have left it.
+const image::TaskImage* ancestor_of(const image::Checkpoint& checkpoint,
+                                    const image::TaskImage& task) {
+  for (const image::TaskImage* at = &task; at->tree.ppid() != 0;) {
+    auto parent = std::find_if(checkpoint.tasks.begin(), checkpoint.tasks.end(),
+                               [&](const auto& t) { return t.tree.pid() == at->tree.ppid(); });
+    if (parent == checkpoint.tasks.end() || parent->dead()) return nullptr;
+    at = &*parent;
+    if (same_program(at->mm, task.mm)) return at;
+  }
+  return nullptr;
+}
+
 bool has_dead_child(const image::Checkpoint& checkpoint, const image::TaskImage& parent) {
   return std::any_of(checkpoint.tasks.begin(), checkpoint.tasks.end(), [&](const auto& task) {
     return task.dead() && task.tree.ppid() == parent.tree.pid();
@@ -123,7 +136,12 @@ Revival::Revival(Tools tools)
     : t_(tools),
       last_cap_(
           text::to_int<unsigned>(text::trim(kernel::read_file("/proc/sys/kernel/cap_last_cap")))
-              .value_or(40)) {}
+              .value_or(40)) {
+  for (const image::TaskImage& task : t_.checkpoint.tasks)
+    if (!task.dead())
+      if (const image::TaskImage* ancestor = ancestor_of(t_.checkpoint, task))
+        ancestors_.insert(ancestor);
+}
 
 Revival::~Revival() = default;
 
@@ -194,22 +212,29 @@ void Revival::open_files() {
     if (!task.dead()) descriptors_of(task);
 }
 
+// The numbers, among those of `d`, of what the task maps.
+std::map<size_t, int> Revival::mapped_descriptors(const image::TaskImage& image, Descriptors& d) {
+  std::map<size_t, int> numbers;
+  for (int i = 0; i < image.mm.vmas_size(); ++i) {
+    const image::VmaEntry& vma = image.mm.vmas(i);
+    if (auto shmid = shared_id(t_.checkpoint, vma)) {
+      numbers[static_cast<size_t>(i)] = d.add(shared_area(*shmid));
+    } else if (vma.status() & (image::vma_file_private | image::vma_file_shared)) {
+      uint32_t id = static_cast<uint32_t>(vma.shmid());
+      UniqueFd& file = mapped_files_[{id, vma.fdflags()}];
+      if (!file) file = t_.files.open_for_mapping(id, vma.fdflags());
+      numbers[static_cast<size_t>(i)] = d.add(file.get());
+    }
+  }
+  return numbers;
+}
+
 Revival::Descriptors& Revival::descriptors_of(const image::TaskImage& image) {
   auto& slot = sent_[&image];
   if (slot) return *slot;
   slot = std::make_unique<Descriptors>();
   Descriptors& d = *slot;
-  for (int i = 0; i < image.mm.vmas_size(); ++i) {
-    const image::VmaEntry& vma = image.mm.vmas(i);
-    if (auto shmid = shared_id(t_.checkpoint, vma)) {
-      d.of_vma[static_cast<size_t>(i)] = d.add(shared_area(*shmid));
-    } else if (vma.status() & (image::vma_file_private | image::vma_file_shared)) {
-      uint32_t id = static_cast<uint32_t>(vma.shmid());
-      UniqueFd& file = mapped_files_[{id, vma.fdflags()}];
-      if (!file) file = t_.files.open_for_mapping(id, vma.fdflags());
-      d.of_vma[static_cast<size_t>(i)] = d.add(file.get());
-    }
-  }
+  d.of_vma = mapped_descriptors(image, d);
   d.exe = d.add(t_.files.get(image.mm.exe_file_id()));
   d.cwd = d.add(t_.files.get(image.fs.cwd_id()));
   d.root = d.add(t_.files.get(image.fs.root_id()));
@@ -230,16 +255,45 @@ void Revival::fill(LiveTree& tree,
   t_.files.close_all();
 }
 
+void Revival::map_memory(LiveTask& task, const std::map<size_t, int>& descriptors,
+                         SyscallBatch& batch, PageCopier& copier) {
+  const image::TaskImage& image = *task.image;
+  Heritage heritage;
+  UniqueFd mem;
+  if (task.memory) {
+    heritage =
+        take_heritage(*task.memory, image, {t_.trampoline.start(), t_.trampoline.end()}, batch);
+    mem = kernel::open(proc_file(task.pid, "mem"), O_RDONLY);
+  }
+  if (!heritage.vdso) map_vdso(image.mm, batch);
+  map_vmas(image.mm, descriptors, heritage.kept, batch);
+  task.memory = &image;
+  pages_.push_back(t_.checkpoint.dir.raw(fmt::format("pages-{}", image.pages_id)));
+  fill_pages(image, task.pid, pages_.back().get(), heritage.pages, mem.get(), copier);
+  if (mem) pages_.push_back(std::move(mem));
+}
+
+void Revival::bequeath(LiveTask& task) {
+  if (!ancestors_.contains(task.image)) return;
+  Descriptors mapped;  // the others may not be there yet
+  SyscallBatch batch;
+  std::map<size_t, int> numbers = mapped_descriptors(*task.image, mapped);
+  t_.sender.send(mapped.ours, batch);
+  PageCopier copier(t_.plan.workers);
+  map_memory(task, numbers, batch, copier);
+  if (!mapped.ours.empty())
+    batch.must("close the descriptors of", SYS_close_range, 0, mapped.ours.size() - 1, 0);
+  t_.trampoline.run(task.leader().tracee, batch, task.name());
+  copier.fill([](uint64_t) {});
+}
+
 void Revival::lay_out_memory(LiveTask& task) {
   if (task.image->dead()) return;
   Descriptors& sent = descriptors_of(*task.image);
   SyscallBatch batch;
   t_.sender.send(sent.ours, batch);
-  map_vdso(task.image->mm, batch);
-  map_vmas(task.image->mm, sent.of_vma, batch);
+  if (task.memory != task.image) map_memory(task, sent.of_vma, batch, t_.copier);
   t_.trampoline.run(task.leader().tracee, batch, task.name());
-  pages_.push_back(t_.checkpoint.dir.raw(fmt::format("pages-{}", task.image->pages_id)));
-  fill_pages(*task.image, task.pid, pages_.back().get(), t_.copier);
 }
 
 void Revival::place_descriptors(LiveTask&, const Descriptors& sent, SyscallBatch& batch) {

@@ -5,10 +5,12 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <set>
 #include <utility>
 #include <vector>
 
 #include "engine/files/restorer.h"
+#include "engine/memory/heritage.h"
 #include "engine/memory/pages.h"
 #include "engine/namespaces/cgroup_restorer.h"
 #include "engine/plan.h"
@@ -52,6 +54,9 @@ class Revival {
   void open_files();
   // What the root child brings from our own process and has to lose first.
   void strip(Tracee& root);
+  // Before a task has children: where one of them was forked from it and shares
+  // pages with it, its memory is laid out and filled at once.
+  void bequeath(LiveTask& task);
   // All tasks get their memory, descriptors and actions; of the files nothing
   // is left to us. Threads follow.
   void fill(LiveTree& tree, const std::function<void(uint64_t done, uint64_t total)>& progress);
@@ -64,6 +69,9 @@ class Revival {
   void equip(LiveTask& task);
   Descriptors& descriptors_of(const image::TaskImage& task);
   int shared_area(uint64_t shmid);
+  std::map<size_t, int> mapped_descriptors(const image::TaskImage& task, Descriptors& d);
+  void map_memory(LiveTask& task, const std::map<size_t, int>& descriptors, SyscallBatch& batch,
+                  PageCopier& copier);
   void confine_thread(LiveTask& task, LiveThread& thread, SyscallBatch& batch);
   void confine_further(LiveTask& task, LiveThread& thread, SyscallBatch& batch);
   void add_filters(LiveTask& task, LiveThread& thread, SyscallBatch& batch);
@@ -74,7 +82,8 @@ class Revival {
   std::map<const image::TaskImage*, std::unique_ptr<Descriptors>> sent_;
   std::map<std::pair<uint32_t, uint32_t>, UniqueFd> mapped_files_;  // by file id and flags
   std::map<uint64_t, UniqueFd> shared_areas_;
-  std::vector<UniqueFd> pages_;  // page images, until they are read
+  std::vector<UniqueFd> pages_;                  // page images and memory, until they are read
+  std::set<const image::TaskImage*> ancestors_;  // in memory, of other tasks
 };
 
 }  // namespace stasis::engine

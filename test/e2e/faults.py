@@ -138,3 +138,5 @@ for _program in ("counter", "threads"):
     for _how in (FAIL, KILL):
         register("dump", sweep_dump, _how, _program)
         register("restore", sweep_restore, _how, _program)
+for _how in (FAIL, KILL):  # memory is filled while the tree grows
+    register("restore", sweep_restore, _how, "prefork")

@@ -2,6 +2,7 @@
 import os
 import pathlib
 
+import observe
 from harness import Container, Skip, expect, run, scenario, wait_for
 
 ALL_CAPS = ["CAP_SETUID", "CAP_SETGID", "CAP_KILL", "CAP_SYS_NICE"]
@@ -33,6 +34,34 @@ for _program in ("counter", "threads", "memory", "clock", "signals", "tree", "li
 program_scenario("timers", ignore=("/ShdPnd",))  # which go on firing while we look
 program_scenario("confined", change=more_caps)
 program_scenario("touch", "64")
+
+
+def shared_in_proportion(c):
+    """Kilobytes that the container's processes take, shared pages counted once."""
+    total = 0
+    for pid in observe.pids_of(c.init()):
+        with open(f"/proc/{pid}/smaps_rollup") as rollup:
+            total += sum(int(line.split()[1]) for line in rollup if line.startswith("Pss:"))
+    return total
+
+
+@scenario
+def prefork(env):
+    """Workers share their server's memory copy-on-write, before and afterwards, twice."""
+    c = Container(env, "prefork", "12", "16")
+    with c:
+        c.start()
+        took = shared_in_proportion(c)
+        expect(took < 2 * 16 * 1024, f"the program itself shares little: {took} kB")
+        before = c.observe()
+        for _ in range(2):
+            image = c.checkpoint()
+            c.gone()
+            c.restore(image).same_as(before)
+            c.ask()
+            takes = shared_in_proportion(c)
+            expect(takes < took * 1.05, f"it took {took} kB and takes {takes} kB now")
+    c.gone()
 
 
 PROFILE = """profile stasis-test flags=(attach_disconnected,mediate_deleted) {
