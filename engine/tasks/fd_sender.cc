@@ -36,7 +36,7 @@ void send_descriptors(int socket, std::span<const int> fds) {
 
 FdSender::FdSender(int at_least) {
   int ends[2];
-  kernel::must(kernel::call(SYS_socketpair, AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0, ends),
+  kernel::must(kernel::call(SYS_socketpair, AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends),
                "make a socket pair");
   ours_.reset(ends[0]);
   UniqueFd theirs(ends[1]);

@@ -111,17 +111,18 @@ def descriptors(pid, labels, mountpoints, seen_files):
         if flags and int(flags, 8) & os.O_APPEND:
             position = "append"
         found[str(number)] = (f"{labels.link(link)} flags {flags} pos {position} on {mount} file "
-                              f"#{same_file(pid, number, seen_files)} {info or ''}").rstrip()
+                              f"#{same_file(pid, number, link, seen_files)} {info or ''}").rstrip()
     return found
 
 
-def same_file(pid, number, seen):
-    """A label for the open file itself: equal for descriptors that share one."""
-    for label, (other, fd) in enumerate(seen, 1):
+def same_file(pid, number, link, seen):
+    """A label for the open file itself: equal for descriptors that share one. `seen` by link."""
+    for label, other, fd in seen.setdefault(link, []):
         if libc.syscall(SYS_KCMP, pid, other, KCMP_FILE, number, fd) == 0:
             return label
-    seen.append((pid, number))
-    return len(seen)
+    label = 1 + sum(map(len, seen.values()))
+    seen[link].append((label, pid, number))
+    return label
 
 
 def mounts(pid):
@@ -282,7 +283,7 @@ def pids_of(init):
 
 def container(init):
     """The view of the container with that init; it should stand still meanwhile."""
-    labels, seen_files, mounts_of, seers = Labels(), [], {}, {}
+    labels, seen_files, mounts_of, seers = Labels(), {}, {}, {}
     return {
         "processes": {str(inner_pid(f"/proc/{pid}")): process(pid, labels, seen_files, mounts_of, seers)
                       for pid in pids_of(init)},

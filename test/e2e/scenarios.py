@@ -35,6 +35,9 @@ program_scenario("timers", ignore=("/ShdPnd",))  # which go on firing while we l
 program_scenario("confined", change=more_caps)
 program_scenario("touch", "64")
 
+# More than one message between sockets can carry, and than the queue of a datagram socket holds.
+program_scenario("descriptors", "3000", change=lambda config: config["process"].pop("rlimits", None))
+
 
 def shared_in_proportion(c):
     """Kilobytes that the container's processes take, shared pages counted once."""
