@@ -234,7 +234,8 @@ std::vector<Finding> obstacles(const DumpPlan& given) {
   try {
     plan.nested = mounts::find_nested(plan, pids);
   } catch (const Error& error) {
-    return {{error.subject(), error.cause(), error.remedy()}};
+    return {
+        {error.subject(), error.cause().empty() ? error.what() : error.cause(), error.remedy()}};
   }
   std::vector<Finding> all = mounts::obstacles(plan);
   for (pid_t pid : pids) {

@@ -9,6 +9,7 @@
 #include "base/text.h"
 #include "kernel/fs.h"
 #include "kernel/proc_misc.h"
+#include "kernel/proc_stat.h"
 
 namespace stasis::engine::mounts {
 
@@ -17,6 +18,16 @@ namespace {
 uint64_t namespace_of(pid_t pid) {
   return kernel::parse_namespace_link(kernel::read_link(fmt::format("/proc/{}/ns/mnt", pid)),
                                       "mnt");
+}
+
+bool has_ended(pid_t pid) {
+  try {
+    char state = kernel::parse_stat(kernel::read_file(fmt::format("/proc/{}/stat", pid))).state;
+    return state == 'Z' || state == 'X';
+  } catch (const Error& error) {
+    if (error.code() != ENOENT && error.code() != ESRCH) throw;
+    return true;
+  }
 }
 
 std::string name_of(pid_t pid) {
@@ -41,15 +52,17 @@ Place find_mount(const DumpPlan& plan, int id) {
 std::vector<NestedMounts> find_nested(const DumpPlan& plan, const std::vector<pid_t>& pids) {
   const uint64_t root = namespace_of(plan.root);
   std::map<uint64_t, pid_t> changed_root;  // namespace -> who doesn't see the whole of it
-  std::map<uint64_t, pid_t> seers;
+  std::map<uint64_t, NestedMounts> seers;
   for (pid_t pid : pids) try {
       uint64_t inode = namespace_of(pid);
       if (inode == root || seers.count(inode)) continue;
-      bool whole = kernel::read_link(fmt::format("/proc/{}/root", pid)) == "/";
-      (whole ? seers : changed_root).emplace(inode, pid);
+      if (kernel::read_link(fmt::format("/proc/{}/root", pid)) != "/")
+        changed_root.emplace(inode, pid);
+      else
+        seers.emplace(inode, NestedMounts{inode, pid, mountmap::MountTable::read(pid)});
     } catch (const Error& error) {
-      // An ending process has no namespaces any more.
-      if (error.code() != ENOENT && error.code() != ESRCH) throw;
+      // An ending process loses its namespaces before it is a zombie.
+      if (error.code() != ENOENT && error.code() != ESRCH && !has_ended(pid)) throw;
     }
   for (auto [inode, pid] : changed_root)
     if (!seers.count(inode))
@@ -59,7 +72,7 @@ std::vector<NestedMounts> find_nested(const DumpPlan& plan, const std::vector<pi
               "(chroot), so that the namespace's root can't be seen")
           .hint("Let it call pivot_root instead, or chroot without unshare.");
   std::vector<NestedMounts> nested;
-  for (auto [inode, pid] : seers) nested.push_back({inode, pid, mountmap::MountTable::read(pid)});
+  for (auto& [inode, seen] : seers) nested.push_back(std::move(seen));
   return nested;
 }
 
