@@ -3,10 +3,6 @@
 #include <fmt/format.h>
 #include <google/protobuf/descriptor.h>
 #include <linux/mount.h>
-#include <sys/ipc.h>
-#include <sys/msg.h>
-#include <sys/sem.h>
-#include <sys/shm.h>
 #include <sys/syscall.h>
 
 #include <cstddef>
@@ -109,10 +105,6 @@ std::vector<std::string> queue_names() {
   return kernel::entries(listing.get(), "POSIX message queues");
 }
 
-void add_count(std::vector<std::string>& all, long count, std::string_view what) {
-  if (count > 0) all.push_back(fmt::format("{} SysV {}{}", count, what, count == 1 ? "" : "s"));
-}
-
 }  // namespace
 
 image::IpcVarEntry read() {
@@ -126,22 +118,8 @@ image::IpcVarEntry read() {
   return entry;
 }
 
-std::vector<std::string> sysv_objects() {
+std::vector<std::string> queues() {
   std::vector<std::string> found;
-  shm_info segments{};
-  kernel::must(kernel::call(SYS_shmctl, 0, SHM_INFO, &segments), "count", "SysV shared memory");
-  add_count(found, segments.used_ids, "shared memory segment");
-  seminfo semaphores{};
-  kernel::must(kernel::call(SYS_semctl, 0, 0, SEM_INFO, &semaphores), "count", "SysV semaphores");
-  add_count(found, semaphores.semusz, "semaphore set");
-  msginfo queues{};
-  kernel::must(kernel::call(SYS_msgctl, 0, MSG_INFO, &queues), "count", "SysV message queues");
-  add_count(found, queues.msgpool, "message queue");
-  return found;
-}
-
-std::vector<std::string> objects() {
-  std::vector<std::string> found = sysv_objects();
   for (const std::string& name : queue_names()) found.push_back("POSIX message queue /" + name);
   return found;
 }
