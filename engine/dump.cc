@@ -210,7 +210,10 @@ void store_namespaces(Dump& dump) {
   image::StasisEntry more;
   for (image::SemaphoreUndoEntry& entry : dump.semaphores.undo)
     *more.add_semaphore_undo() = std::move(entry);
-  if (more.semaphore_undo_size() > 0) dump.writer.append("stasis", more);
+  for (image::PosixQueueEntry& entry : dump.sysv.queues.entries)
+    *more.add_posix_queues() = std::move(entry);
+  if (more.semaphore_undo_size() > 0 || more.posix_queues_size() > 0)
+    dump.writer.append("stasis", more);
 }
 
 // Writes everything but the inventory while the tasks stand still.

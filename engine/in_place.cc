@@ -250,10 +250,10 @@ RestoreResult restore_in_place(StartHold& hold, const image::Checkpoint& checkpo
   const std::map<uint32_t, UniqueFd> nested;  // none: see check_in_place()
   Revival revival(
       {checkpoint, plan, trampoline, sender, files, cgroups, nested, copier, log, &inherited});
-  revival.open_files();  // what is missing is named before the init is touched
   std::optional<image::IpcVarEntry> ipc_limits;
   if (sysv::has_objects(checkpoint))
     ipc_limits = namespaces::fill_ipc(checkpoint, init, plan.workers);
+  revival.open_files();  // what is missing is named before the init is touched
 
   std::string name = "the container's first process";
   gain_foothold(tracee, trampoline, sender, false, name);

@@ -1,5 +1,6 @@
 // System V objects.
 #include <climits>
+#include <string>
 #include <unordered_set>
 
 #include "engine/image/check.h"
@@ -9,6 +10,7 @@ namespace {
 
 constexpr uint32_t mode_bits = 07777;
 constexpr uint32_t most_semaphores = 65535;
+constexpr size_t longest_name = 255;
 constexpr uint64_t largest_page = uint64_t{1} << 34;
 constexpr int highest_semaphore = 32767;
 
@@ -38,6 +40,24 @@ void check_undo(const Checkpoint& image) {
     expect(known && entry.value() >= -highest_semaphore - 1 && entry.value() <= highest_semaphore,
            "stasis", -1, "undo of semaphore {} of set {} by {}", entry.number(), entry.id(),
            entry.value());
+  }
+}
+
+void check_posix_queues(const Checkpoint& image) {
+  std::unordered_set<std::string> names;
+  for (const PosixQueueEntry& queue : image.more->posix_queues()) {
+    const std::string& name = queue.name();
+    expect(!name.empty() && name.size() <= longest_name && name != "." && name != ".." &&
+               name.find('/') == std::string::npos && name.find('\0') == std::string::npos &&
+               names.insert(name).second,
+           "stasis", -1, "POSIX message queue \"{}\"", name);
+    expect((queue.mode() & ~mode_bits) == 0 && queue.most_messages() > 0 &&
+               queue.most_messages() <= INT_MAX && queue.message_size() > 0 &&
+               queue.message_size() <= INT_MAX,
+           "stasis", -1, "POSIX message queue {}: {} messages of {} bytes, mode {:o}", name,
+           queue.most_messages(), queue.message_size(), queue.mode());
+    expect(image.ipc.has_value(), "stasis", -1,
+           "POSIX message queue {}, but no ipc namespace of its own", name);
   }
 }
 
@@ -72,7 +92,10 @@ void check_ipc(const Checkpoint& image) {
     for (uint16_t value : set.values)
       expect(value <= highest_semaphore, stem, -1, "a semaphore at {}", value);
   }
-  if (image.more) check_undo(image);
+  if (image.more) {
+    check_undo(image);
+    check_posix_queues(image);
+  }
   expect(image.ipc || (image.segments.empty() && image.queues.empty() && image.semaphores.empty()),
          stem_of("ipcns-var", ns), -1, "missing, though there are System V objects");
 }

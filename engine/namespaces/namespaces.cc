@@ -88,6 +88,21 @@ std::vector<Finding> from_outside(const DumpPlan& plan, const NsIds& ids) {
   return findings;
 }
 
+// A mount of mqueue comes back as one of the container's own namespace.
+void refuse_other_queues(const DumpPlan& plan, const UniqueFd& own) {
+  if (!own.valid()) return;
+  const struct statx stat = kernel::stat_fd(own.get());
+  for (const mountmap::Mount& mount : plan.mounts.mounts()) {
+    bool same = mount.major == stat.stx_dev_major && mount.minor == stat.stx_dev_minor;
+    if (mount.fstype != "mqueue" || same || plan.external_mounts.count(mount.id) ||
+        plan.skipped_mounts.count(mount.id))
+      continue;
+    throw Error("checkpoint the mount", mount.mountpoint + " (mqueue)")
+        .because("it shows the queues of another ipc namespace")
+        .hint("mount mqueue after the container's ipc namespace was made");
+  }
+}
+
 void restore_network(const image::Checkpoint& checkpoint, const RestorePlan& plan) {
   bool found = false;
   if (checkpoint.netns) net::restore_sysctls(*checkpoint.netns);
@@ -159,8 +174,6 @@ std::vector<Finding> obstacles(const DumpPlan& plan, const std::vector<pid_t>& p
     in_namespaces(pidfd.get(), CLONE_NEWIPC, [&] {
       for (const std::string& object : sysv::obstacles())
         findings.push_back({ipc, "holds " + object, "stop the program's use of it"});
-      for (const std::string& object : ipc::queues())
-        findings.push_back({ipc, "holds " + object, "remove it with mq_unlink()"});
     });
   }
   return findings;
@@ -173,7 +186,7 @@ std::vector<sysv::Semaphores> semaphores(const NsIds& ids, int root_pidfd) {
   return sets;
 }
 
-void dump(const DumpPlan& plan, const NsIds& ids, int root_pidfd, const SysvUse& sysv,
+void dump(const DumpPlan& plan, const NsIds& ids, int root_pidfd, SysvUse& sysv,
           image::ImageWriter& writer, Log& log) {
   // Looked at before, but without the tasks standing still.
   for (const Finding& finding : from_outside(plan, ids))
@@ -207,7 +220,8 @@ void dump(const DumpPlan& plan, const NsIds& ids, int root_pidfd, const SysvUse&
     if (enter & CLONE_NEWIPC) {
       const uint32_t id = ids.id(CLONE_NEWIPC);
       writer.append(stem("ipcns-var", id), ipc::read());
-      sysv::dump({id_map, writer, id, sysv.attached, sysv.store_memory});
+      sysv::dump({id_map, writer, id, sysv.attached, sysv.store_memory, sysv.queues});
+      refuse_other_queues(plan, sysv.queues.mount);
     }
     if (enter & CLONE_NEWNET) {
       image::NetDeviceEntry loopback = net::read_loopback();

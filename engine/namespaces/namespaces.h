@@ -12,6 +12,7 @@
 #include "engine/image/checkpoint.h"
 #include "engine/namespaces/ns_ids.h"
 #include "engine/namespaces/semaphore_undo.h"
+#include "engine/namespaces/sysv.h"
 #include "engine/plan.h"
 
 namespace stasis::engine::namespaces {
@@ -26,17 +27,18 @@ void in_namespaces(int pidfd, uint64_t flags, const std::function<void()>& actio
 // namespace, POSIX queues, links that nobody cares for.
 std::vector<Finding> obstacles(const DumpPlan& plan, const std::vector<pid_t>& pids);
 
-// What the tasks have of System V objects.
+// What the tasks have of the ipc namespace's objects.
 struct SysvUse {
   std::map<uint64_t, uint64_t> attached;  // segment -> how often
   std::function<void(uint64_t segment, UniqueFd memory)> store_memory;
+  sysv::PosixQueues queues;  // found
 };
 // The container's own semaphores.
 std::vector<sysv::Semaphores> semaphores(const NsIds& ids, int root_pidfd);
 
 // Writes utsns-, ipcns-*-, netdev-, netns-, timens- and pidns-ID.img, as far as
 // the namespaces are the container's own. Tasks stand still; about 0.2 ms.
-void dump(const DumpPlan& plan, const NsIds& ids, int root_pidfd, const SysvUse& sysv,
+void dump(const DumpPlan& plan, const NsIds& ids, int root_pidfd, SysvUse& sysv,
           image::ImageWriter& writer, Log& log);
 
 // What the root task is cloned into. Time namespaces are prepared by

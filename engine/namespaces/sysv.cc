@@ -23,6 +23,7 @@ void lift_limits(const image::IpcVarEntry& limits, const userns::IdMap& ids) {
   image::IpcVarEntry wide = limits;
   constexpr int32_t most = INT32_MAX;
   constexpr uint32_t most_objects = 32768;
+  constexpr uint32_t most_queued = 65536, longest_queued = 16 << 20;
   wide.set_msg_ctlmax(most);
   wide.set_msg_ctlmnb(most);
   wide.set_msg_ctlmni(most_objects);
@@ -30,6 +31,11 @@ void lift_limits(const image::IpcVarEntry& limits, const userns::IdMap& ids) {
   wide.set_shm_ctlall(ULONG_MAX - (1 << 24));
   wide.set_shm_ctlmni(most_objects);
   wide.set_shm_rmid_forced(0);
+  if (limits.mq_queues_max() != 0) {  // else without a meaning
+    wide.set_mq_queues_max(most);
+    wide.set_mq_msg_max(most_queued);
+    wide.set_mq_msgsize_max(longest_queued);
+  }
   wide.clear_sem_ctls();
   for (uint32_t value : {uint32_t{UINT16_MAX}, uint32_t{most}, 500U, most_objects})
     wide.add_sem_ctls(value);
@@ -88,17 +94,23 @@ void set_owner(ipc_perm& perm, const image::IpcDescEntry& desc, const userns::Id
   perm.mode = static_cast<decltype(perm.mode)>(desc.mode() & permission_bits);
 }
 
-std::vector<std::string> obstacles() { return segment_obstacles(); }
+std::vector<std::string> obstacles() {
+  std::vector<std::string> found = segment_obstacles();
+  for (std::string& more : queue_obstacles()) found.push_back(std::move(more));
+  return found;
+}
 
 void dump(const Dumping& dumping) {
   dump_segments(dumping);
   dump_queues(dumping);
   dump_semaphores(dumping);
+  dump_posix_queues(dumping);
 }
 
 bool has_objects(const image::Checkpoint& checkpoint) {
   return !checkpoint.segments.empty() || !checkpoint.queues.empty() ||
-         !checkpoint.semaphores.empty();
+         !checkpoint.semaphores.empty() ||
+         (checkpoint.more && checkpoint.more->posix_queues_size() > 0);
 }
 
 void make(const image::Checkpoint& checkpoint, const image::IpcVarEntry& limits, unsigned workers) {
@@ -114,6 +126,9 @@ void make(const image::Checkpoint& checkpoint, const image::IpcVarEntry& limits,
     make_segment(segment, checkpoint, ids, workers);
   for (const image::MessageQueue& queue : checkpoint.queues) make_queue(queue, ids);
   for (const image::SemaphoreSet& set : checkpoint.semaphores) make_semaphores(set, ids);
+  if (!checkpoint.more) return;
+  for (const image::PosixQueueEntry& queue : checkpoint.more->posix_queues())
+    make_posix_queue(queue, ids);
 }
 
 void finish(const image::Checkpoint& checkpoint, const image::IpcVarEntry& limits) {

@@ -1,5 +1,5 @@
-// System V objects of the container's ipc namespace: shared memory, message
-// queues, semaphores, with their ids, keys, owners and content. The calling
+// Objects of the container's ipc namespace: System V shared memory, message queues
+// and semaphores, with their ids, keys, owners and content; empty POSIX queues. The calling
 // thread is in the namespace.
 #pragma once
 
@@ -16,6 +16,11 @@ namespace stasis::engine::sysv {
 // Why what the namespace holds can't be carried; empty: it can.
 std::vector<std::string> obstacles();
 
+struct PosixQueues {
+  std::vector<image::PosixQueueEntry> entries;
+  UniqueFd mount;  // to be closed when no task waits for that
+};
+
 struct Dumping {
   const userns::IdMap& ids;
   image::ImageWriter& writer;
@@ -24,6 +29,7 @@ struct Dumping {
   const std::map<uint64_t, uint64_t>& attached;
   // Given each segment's memory; its content goes to pagemap-shmem-ID.
   const std::function<void(uint64_t id, UniqueFd memory)>& store_memory;
+  PosixQueues& queues;
 };
 void dump(const Dumping& dumping);
 

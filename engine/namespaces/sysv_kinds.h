@@ -1,4 +1,4 @@
-// The three kinds of System V objects; what sysv.cc alone needs of each.
+// The kinds of objects of an ipc namespace; what sysv.cc alone needs of each.
 #pragma once
 
 #include <sys/ipc.h>
@@ -36,5 +36,9 @@ void make_queue(const image::MessageQueue& queue, const userns::IdMap& ids);
 void dump_semaphores(const Dumping& dumping);
 void make_semaphores(const image::SemaphoreSet& set, const userns::IdMap& ids);
 void finish_semaphores(const image::SemaphoreSet& set, const userns::IdMap& ids);
+
+std::vector<std::string> queue_obstacles();
+void dump_posix_queues(const Dumping& dumping);
+void make_posix_queue(const image::PosixQueueEntry& entry, const userns::IdMap& ids);
 
 }  // namespace stasis::engine::sysv

@@ -69,6 +69,14 @@ image::Checkpoint checkpoint_with_objects() {
   set.entry.set_nsems(3);
   set.values = {0, 32767, 9};
   checkpoint.semaphores.push_back(set);
+  checkpoint.more.emplace();
+  image::PosixQueueEntry& empty = *checkpoint.more->add_posix_queues();
+  empty.set_name("night");
+  empty.set_mode(0640);
+  empty.set_uid(11);
+  empty.set_gid(12);
+  empty.set_most_messages(77);  // more than the usual limit
+  empty.set_message_size(9);
   return checkpoint;
 }
 
@@ -126,8 +134,12 @@ TEST_CASE("System V objects come back with ids, owners and content, and are read
     std::function<void(uint64_t, UniqueFd)> keep = [&](uint64_t id, UniqueFd fd) {
       memories[id] = std::move(fd);
     };
-    sysv::dump({userns::IdMap(), writer, 5, attached, keep});
+    sysv::PosixQueues posix;
+    sysv::dump({userns::IdMap(), writer, 5, attached, keep, posix});
     CHECK(memories.count(70000) == 1);
+    REQUIRE(posix.entries.size() == 1);
+    CHECK(posix.entries[0].SerializeAsString() ==
+          checkpoint.more->posix_queues(0).SerializeAsString());
     image::InventoryEntry inventory;
     inventory.set_img_version(image::image_version);
     writer.flush();
@@ -164,7 +176,8 @@ TEST_CASE("a segment that someone else has attached, or whose id is taken, is to
     image::ImageWriter writer(directory.fd.get());
     const std::map<uint64_t, uint64_t> attached;
     std::function<void(uint64_t, UniqueFd)> keep = [](uint64_t, UniqueFd) {};
-    CHECK_THROWS_WITH(sysv::dump({userns::IdMap(), writer, 5, attached, keep}),
+    sysv::PosixQueues posix;
+    CHECK_THROWS_WITH(sysv::dump({userns::IdMap(), writer, 5, attached, keep, posix}),
                       Contains("attached 1 times, 0 times by the container's"));
     shmdt(memory);
     kernel::write_file("/proc/sys/kernel/shm_rmid_forced", "1");

@@ -99,6 +99,20 @@ def undo(env):
 
 
 @scenario
+def message_queues(env):
+    """Empty POSIX queues come back with those who wait at them; one with messages is refused."""
+    env.only_stasis()
+    again_and_again(env, "mqueue", compare=False)
+    with Container(env, "mqueue", "full") as c:
+        c.start()
+        said = c.stasis("plan", c.name, ok=None)
+        expect("/full with 1 message in it" in said.stdout + said.stderr, said.stdout + said.stderr)
+        c.checkpoint(ok=False)
+        c.ask()
+    c.gone()
+
+
+@scenario
 def network_of_its_own(env):
     """Loopback's addresses, routes, rules and sysctls stay; what can't be made again is refused."""
     env.only_stasis()
