@@ -58,6 +58,8 @@ struct Dump {
   SeccompFilters filters;
   PageCopier copier;
   std::map<uint64_t, UniqueFd> shared_areas;  // by shmid
+  namespaces::SysvUse sysv;
+  SemaphoreUse semaphores;
   std::set<std::string> lsm_labels;
   uint32_t last_pages_id = 0;
   uint32_t last_object_id = 0;
@@ -128,7 +130,10 @@ void store_memory(Dump& dump, FrozenTask& task, image::MmEntry& mm, bool lone) {
       store_pages(task, mm, outdated, ++dump.last_pages_id, lone, dump.writer, dump.copier);
   for (const image::VmaEntry& vma : mm.vmas()) {
     dump.result.pages_scanned += (vma.end() - vma.start()) / page_size;
-    if (!(vma.status() & image::vma_anon_shared) || dump.shared_areas.count(vma.shmid())) continue;
+    if (vma.status() & image::vma_sysvipc) ++dump.sysv.attached[vma.shmid()];
+    if (!(vma.status() & image::vma_anon_shared) || (vma.status() & image::vma_sysvipc) ||
+        dump.shared_areas.count(vma.shmid()))
+      continue;
     UniqueFd area = kernel::open(
         fmt::format("/proc/{}/map_files/{:x}-{:x}", task.pid, vma.start(), vma.end()), O_RDONLY);
     dump.result.shared_pages_written +=
@@ -150,7 +155,7 @@ void store_task(Dump& dump, FrozenTask& task, bool lone) {
     return;
   }
   task.areas = kernel::parse_smaps(kernel::read_file_at(task.proc.get(), "smaps"));
-  uint64_t brk = store_cores(task, dump.id_map, dump.filters);
+  uint64_t brk = store_cores(task, dump.id_map, dump.filters, dump.semaphores);
   image::TaskKobjIdsEntry ids = store_ids(dump, task);
   for (FrozenThread& thread : task.threads) {
     thread.core.mutable_thread_core()->set_cg_set(dump.cgroups.set_of(task.pid, thread.tid));
@@ -190,11 +195,34 @@ image::InventoryEntry inventory(Dump& dump) {
   return entry;
 }
 
+// Their content goes the way of the tasks' own, to be copied with it.
+void store_namespaces(Dump& dump) {
+  dump.sysv.store_memory = [&](uint64_t id, UniqueFd memory) {
+    auto [area, is_new] = dump.shared_areas.try_emplace(id, std::move(memory));
+    if (!is_new)
+      throw Error("dump", fmt::format("shared memory segment {}", id))
+          .because("anonymous shared memory of a process has the same number by chance")
+          .hint("try again with the program started anew");
+    dump.result.shared_pages_written +=
+        store_shared(id, area->second.get(), ++dump.last_pages_id, dump.writer, dump.copier);
+  };
+  namespaces::dump(dump.plan, dump.ids, dump.root_pidfd.get(), dump.sysv, dump.writer, dump.log);
+  image::StasisEntry more;
+  for (image::SemaphoreUndoEntry& entry : dump.semaphores.undo)
+    *more.add_semaphore_undo() = std::move(entry);
+  for (image::PosixQueueEntry& entry : dump.sysv.queues.entries)
+    *more.add_posix_queues() = std::move(entry);
+  if (more.semaphore_undo_size() > 0 || more.posix_queues_size() > 0)
+    dump.writer.append("stasis", more);
+}
+
 // Writes everything but the inventory while the tasks stand still.
 void store_container(Dump& dump, FrozenTree& tree) {
   refuse_sharing(tree);
+  dump.semaphores.sets = namespaces::semaphores(dump.ids, dump.root_pidfd.get());
   bool lone = tree.tasks().size() == 1;
   for (FrozenTask& task : tree.tasks()) store_task(dump, task, lone);
+  store_namespaces(dump);
   Stopwatch watch;
   uint64_t total = dump.copier.bytes();
   dump.copier.save([&](uint64_t done) { dump.observer.progress(done, total); });
@@ -203,7 +231,6 @@ void store_container(Dump& dump, FrozenTree& tree) {
   dump.filters.write(dump.writer);
   if (const auto& maps = dump.id_map.maps())
     dump.writer.append(fmt::format("userns-{}", dump.ids.id(CLONE_NEWUSER)), *maps);
-  namespaces::dump(dump.plan, dump.ids, dump.root_pidfd.get(), dump.writer, dump.log);
   if (dump.ids.own(CLONE_NEWNS)) {
     std::vector<uint32_t> spaces{dump.ids.id(CLONE_NEWNS)};
     for (const NestedMounts& nested : dump.plan.nested)

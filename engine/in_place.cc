@@ -13,8 +13,11 @@
 #include "engine/files/reopen.h"
 #include "engine/files/restorer.h"
 #include "engine/memory/vdso.h"
+#include "engine/memory/vma.h"
 #include "engine/mounts/contents.h"
 #include "engine/mounts/hidden.h"
+#include "engine/namespaces/namespaces.h"
+#include "engine/namespaces/sysv.h"
 #include "engine/namespaces/timens.h"
 #include "engine/stopwatch.h"
 #include "engine/tasks/foothold.h"
@@ -181,8 +184,6 @@ void check_in_place(const image::Checkpoint& checkpoint) {
   if (checkpoint.root().tree.pid() != 1)
     refuse(fmt::format("its first process had id {}, not 1", checkpoint.root().tree.pid()),
            "checkpoint a container that has its own pid namespace");
-  if (!checkpoint.segments.empty() || !checkpoint.queues.empty() || !checkpoint.semaphores.empty())
-    refuse("it holds SysV objects", "remove them with ipcrm before the checkpoint");
   if (checkpoint.namespaces() & CLONE_NEWUSER)
     refuse("it had a user namespace", "use stasis restore for this checkpoint");
   if (checkpoint.mounts.size() > 1)
@@ -249,6 +250,9 @@ RestoreResult restore_in_place(StartHold& hold, const image::Checkpoint& checkpo
   const std::map<uint32_t, UniqueFd> nested;  // none: see check_in_place()
   Revival revival(
       {checkpoint, plan, trampoline, sender, files, cgroups, nested, copier, log, &inherited});
+  std::optional<image::IpcVarEntry> ipc_limits;
+  if (sysv::has_objects(checkpoint))
+    ipc_limits = namespaces::fill_ipc(checkpoint, init, plan.workers);
   revival.open_files();  // what is missing is named before the init is touched
 
   std::string name = "the container's first process";
@@ -265,6 +269,7 @@ RestoreResult restore_in_place(StartHold& hold, const image::Checkpoint& checkpo
                  .before_children = [&](LiveTask& task) { revival.bequeath(task); }});
   tree.grow(std::move(tracee), init);
   revival.fill(tree, [](uint64_t, uint64_t) {});
+  if (ipc_limits) namespaces::finish_ipc(checkpoint, *ipc_limits, init);
   stdio.close();
   for (LiveTask& task : tree.tasks())
     if (!task.image->dead()) tree.grow_threads(task);

@@ -8,6 +8,7 @@
 #include "engine/image/checkpoint.h"
 #include "engine/image/format.h"
 #include "engine/memory/vdso.h"
+#include "engine/memory/vma.h"
 #include "engine/mounts/handover.h"
 #include "engine/mounts/mounts.h"
 #include "engine/namespaces/cgroup_restorer.h"
@@ -118,6 +119,7 @@ RestoreResult restore(const RestorePlan& plan, int image_dir, Observer& observer
   result.forking_us = forking.microseconds();
 
   revival.fill(tree, [&](uint64_t done, uint64_t total) { observer.progress(done, total); });
+  if (checkpoint.ipc) namespaces::finish_ipc(checkpoint, *checkpoint.ipc, root.pid());
   for (LiveTask& task : tree.tasks())
     if (!task.image->dead()) tree.grow_threads(task);
   for (LiveTask& task : tree.tasks()) revival.confine(task);

@@ -110,7 +110,7 @@ void describe_path(Dumper& dumper, const OpenFile& file, image::RegFileEntry& en
   entry.set_id(id);
   entry.set_flags(probe.flags());
   entry.set_name(standing.name);
-  entry.set_mnt_id(probe.info.mnt_id);
+  entry.set_mnt_id(standing.mount_id);
   entry.set_mode(probe.stat.stx_mode);
   if (probe.is(S_IFREG) && size_matters(probe.flags())) entry.set_size(probe.stat.stx_size);
   bool unseekable = probe.is(S_IFCHR) && probe.stat.stx_rdev_minor == kmsg_minor;

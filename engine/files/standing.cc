@@ -60,6 +60,16 @@ std::optional<struct statx> look_up(const std::string& name, const mounts::Place
   return kernel::stat_fd(found.get());
 }
 
+// mq_open() opens a queue by a mount of the kernel's own; any other of the same
+// namespace's leads there, too.
+const mountmap::Mount* queue_mount(const Probe& probe, const DumpPlan& plan) {
+  for (const mountmap::Mount& mount : plan.mounts.mounts())
+    if (mount.fstype == "mqueue" && mount.root == "/" && mount.major == probe.stat.stx_dev_major &&
+        mount.minor == probe.stat.stx_dev_minor)
+      return &mount;
+  return nullptr;
+}
+
 }  // namespace
 
 void tell_inside(Probe& probe, const Surroundings& around) {
@@ -100,8 +110,16 @@ UniqueFd open_container_root(const DumpPlan& plan) {
 }
 
 Standing standing_of(const Probe& probe, const Surroundings& around) {
-  Standing standing{.name = probe.link, .ghost = false, .objection = {}};
-  const mounts::Place place = mounts::find_mount(around.plan(), probe.info.mnt_id);
+  Standing standing{
+      .name = probe.link, .mount_id = probe.info.mnt_id, .ghost = false, .objection = {}};
+  mounts::Place place = mounts::find_mount(around.plan(), probe.info.mnt_id);
+  if (!place.mount) {
+    if (const mountmap::Mount* queues = queue_mount(probe, around.plan())) {
+      place = mounts::find_mount(around.plan(), queues->id);
+      standing.name = queues->mountpoint + probe.link;
+      standing.mount_id = queues->id;
+    }
+  }
   const mountmap::Mount* mount = place.mount;
   if (!mount) {
     standing.objection = about(probe, "which lies outside of the container's mounts",
@@ -116,6 +134,10 @@ Standing standing_of(const Probe& probe, const Surroundings& around) {
     return standing;
   }
   bool in_proc = mount->fstype == "proc";
+  if (mount->fstype == "mqueue" && probe.stat.stx_nlink == 0) {
+    standing.objection = about(probe, "a message queue that was removed", "close it");
+    return standing;
+  }
   if (probe.stat.stx_nlink == 0 && !in_proc) {
     if (suffix) standing.name.resize(standing.name.size() - deleted.size());
     return as_ghost(probe, std::move(standing), around);

@@ -11,6 +11,7 @@ namespace stasis::engine::files {
 
 struct Standing {
   std::string name;    // path within the container, without " (deleted)"
+  int mount_id = -1;   // of the mount that the path leads to
   bool ghost = false;  // it has no name any more: its content must go into the image
   std::optional<Objection> objection;
 };

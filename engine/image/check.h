@@ -38,7 +38,9 @@ void check_descriptors(const Checkpoint& image, const TaskImage& task);
 void check_mounts(const std::string& stem, const std::vector<MntEntry>& mounts);
 void check_mount_ids(const std::map<uint32_t, std::vector<MntEntry>>& tables);
 void check_namespaces(const Checkpoint& image);
-void check_confinement(const Checkpoint& image);  // cgroups, seccomp filters
+void check_ipc(const Checkpoint& image);
+uint64_t segment_page_size(const IpcShmEntry& entry);  // huge or not
+void check_confinement(const Checkpoint& image);       // cgroups, seccomp filters
 
 // Of an absolute path: no "..", no empty string.
 bool is_clean_path(std::string_view path);

@@ -21,7 +21,8 @@ bool is_aligned(uint64_t address) { return address % page_size == 0; }
 // A range that is listed although it is no mapping in user space.
 bool is_aside(const VmaEntry& vma) { return (vma.status() & (vma_guard | vma_vsyscall)) != 0; }
 
-void check_vma(const Checkpoint& image, const std::string& stem, int64_t at, const VmaEntry& vma) {
+void check_vma(const Checkpoint& image, const std::map<uint64_t, uint64_t>& segments,
+               const std::string& stem, int64_t at, const VmaEntry& vma) {
   expect(is_aligned(vma.start()) && is_aligned(vma.end()) && vma.start() < vma.end(), stem, -1,
          "vma {}: {:#x}-{:#x} is no range of pages", at, vma.start(), vma.end());
   expect((vma.status() & ~known_status) == 0, stem, -1, "vma {}: status {:#x} is unknown", at,
@@ -43,6 +44,15 @@ void check_vma(const Checkpoint& image, const std::string& stem, int64_t at, con
                   : type == MAP_PRIVATE || (type == map_droppable && kind == vma_anon_private);
   expect(fits, stem, -1, "vma {}: flags {:#x} do not fit status {:#x}", at, vma.flags(),
          vma.status());
+  if (vma.status() & vma_sysvipc) {
+    auto size = segments.find(vma.shmid());
+    expect(kind == vma_anon_shared, stem, -1, "vma {}: status {:#x} is no shared memory", at,
+           vma.status());
+    expect(size != segments.end() && vma.pgoff() + (vma.end() - vma.start()) <= size->second, stem,
+           -1, "vma {}: no segment {} of that size", at, vma.shmid());
+    expect(vma.pgoff() <= vma.start() && vma.start() - vma.pgoff() <= user_end - size->second, stem,
+           -1, "vma {}: pgoff {:#x} is no place of the segment", at, vma.pgoff());
+  }
   if (kind & file_kinds)
     expect(vma.shmid() <= UINT32_MAX && image.files.count(static_cast<uint32_t>(vma.shmid())), stem,
            -1, "vma {}: file {} is not in files.img", at, vma.shmid());
@@ -50,10 +60,11 @@ void check_vma(const Checkpoint& image, const std::string& stem, int64_t at, con
 
 void check_vmas(const Checkpoint& image, const std::string& stem, const MmEntry& mm) {
   expect(mm.vmas_size() > 0, stem, -1, "has no vma");
+  const auto segments = segment_sizes(image);
   uint64_t end = 0;
   for (int i = 0; i < mm.vmas_size(); ++i) {
     const VmaEntry& vma = mm.vmas(i);
-    check_vma(image, stem, i, vma);
+    check_vma(image, segments, stem, i, vma);
     if (is_aside(vma)) continue;
     expect(vma.start() >= end, stem, -1,
            "vma {}: {:#x}-{:#x} begins below the end of the one before", i, vma.start(), vma.end());
@@ -133,6 +144,13 @@ void check_memory(const Checkpoint& image, const TaskImage& task) {
 void check_shared_memory(const Checkpoint& image) {
   for (const auto& [id, pagemap] : image.shmem)
     check_pages(image, stem_of("pagemap-shmem", id), pagemap.entries, pagemap.pages_id);
+  for (const auto& [id, size] : segment_sizes(image)) {
+    auto content = image.shmem.find(id);
+    if (content == image.shmem.end() || content->second.entries.empty()) continue;
+    const PagemapEntry& last = content->second.entries.back();
+    expect(last.vaddr() + page_count(last) * page_size <= size, stem_of("pagemap-shmem", id), -1,
+           "pages behind the end of the segment");
+  }
 }
 
 }  // namespace stasis::image

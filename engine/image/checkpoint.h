@@ -99,6 +99,9 @@ struct Checkpoint {
   uint64_t namespaces() const;
 };
 
+// Of the System V shared memory, by id, in whole pages.
+std::map<uint64_t, uint64_t> segment_sizes(const Checkpoint& image);
+
 // Reads and validates all images of `dir` (borrowed) except the content of raw
 // ones. Throws Error("read image", FILE) naming entry and field.
 Checkpoint load(int dir, const Limits& limits = {});

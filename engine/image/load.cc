@@ -1,4 +1,5 @@
 // Reads all images of a checkpoint, then checks them against each other.
+#include <linux/mman.h>
 #include <sched.h>
 
 #include <cstring>
@@ -168,7 +169,10 @@ void read_namespaces(Checkpoint& image) {
   bool has_own = (own & CLONE_NEWTIME) && dir.has(own_clocks);
   image.timens = dir.maybe_one<TimensEntry>(has_own ? own_clocks : "timens-0");
   image.cgroup = dir.maybe_one<CgroupEntry>("cgroup");
-  image.more = dir.maybe_one<StasisEntry>("stasis");
+  for (const StasisEntry& entry : dir.all<StasisEntry>("stasis")) {
+    if (!image.more) image.more.emplace();
+    image.more->MergeFrom(entry);
+  }
   image.seccomp = dir.maybe_one<SeccompEntry>("seccomp");
 }
 
@@ -212,6 +216,7 @@ Checkpoint read(ImageDir dir, const Attempt& attempt) {
 void check(const Checkpoint& image, const Attempt& attempt) {
   attempt([&] { check_confinement(image); });
   attempt([&] { check_namespaces(image); });
+  attempt([&] { check_ipc(image); });
   for (const auto& [id, mounts] : image.mounts)
     attempt([&] { check_mounts(stem_of("mountpoints", id), mounts); });
   attempt([&] { check_mount_ids(image.mounts); });
@@ -227,6 +232,20 @@ void check(const Checkpoint& image, const Attempt& attempt) {
 }
 
 }  // namespace
+
+uint64_t segment_page_size(const IpcShmEntry& entry) {
+  return entry.hugetlb_flag() != 0 ? uint64_t{1} << (entry.hugetlb_flag() >> MAP_HUGE_SHIFT & 63)
+                                   : page_size;
+}
+
+std::map<uint64_t, uint64_t> segment_sizes(const Checkpoint& image) {
+  std::map<uint64_t, uint64_t> sizes;
+  for (const SharedSegment& segment : image.segments) {
+    const uint64_t page = segment_page_size(segment.entry);
+    sizes[segment.entry.desc().id()] = (segment.entry.size() + page - 1) / page * page;
+  }
+  return sizes;
+}
 
 Checkpoint load(ImageDir dir) {
   Attempt strictly = [](const std::function<void()>& step) { step(); };

@@ -57,6 +57,12 @@ std::vector<PageRange> common_vdso(const MmEntry& from, const MmEntry& to) {
   return here == ranges(to) ? here : std::vector<PageRange>();
 }
 
+bool meets(const std::vector<PageRange>& ranges, const PageRange& other) {
+  return std::any_of(ranges.begin(), ranges.end(), [&](const PageRange& range) {
+    return range.start < other.end && other.start < range.end;
+  });
+}
+
 void unmap_all_but(std::vector<PageRange> kept, SyscallBatch& batch) {
   std::sort(kept.begin(), kept.end(),
             [](const PageRange& a, const PageRange& b) { return a.start < b.start; });
@@ -72,7 +78,7 @@ bool same_program(const MmEntry& a, const MmEntry& b) {
 }
 
 Heritage take_heritage(const image::TaskImage& from, const image::TaskImage& to, PageRange spare,
-                       SyscallBatch& batch) {
+                       const std::vector<PageRange>& needed, SyscallBatch& batch) {
   Heritage heritage;
   std::vector<PageRange> areas;
   auto candidate = from.mm.vmas().begin();
@@ -80,12 +86,16 @@ Heritage take_heritage(const image::TaskImage& from, const image::TaskImage& to,
     const VmaEntry& vma = to.mm.vmas(static_cast<int>(i));
     while (candidate != from.mm.vmas().end() && candidate->end() <= vma.start()) ++candidate;
     if (candidate == from.mm.vmas().end()) break;
+    if (meets(needed, {vma.start(), vma.end()})) continue;
     if (uint64_t end = common_end(*candidate, vma)) {
       heritage.kept[i] = end;
       areas.push_back({vma.start(), end});
     }
   }
   std::vector<PageRange> vdso = common_vdso(from.mm, to.mm);
+  if (std::any_of(vdso.begin(), vdso.end(),
+                  [&](const PageRange& range) { return meets(needed, range); }))
+    vdso.clear();
   heritage.vdso = !vdso.empty();
 
   std::vector<PageRange> kept = areas;

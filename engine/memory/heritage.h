@@ -24,8 +24,9 @@ struct Heritage {
 };
 
 // The task has the memory of `from`, laid out and filled, and `spare`, which
-// stays; it is to become `to`. Adds to `batch` what removes the rest.
+// stays; it is to become `to`. Nothing is kept in `needed`. Adds to `batch` what
+// removes the rest.
 Heritage take_heritage(const image::TaskImage& from, const image::TaskImage& to, PageRange spare,
-                       SyscallBatch& batch);
+                       const std::vector<PageRange>& needed, SyscallBatch& batch);
 
 }  // namespace stasis::engine

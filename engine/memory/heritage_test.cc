@@ -37,7 +37,7 @@ image::TaskImage task(std::initializer_list<image::VmaEntry> areas,
 
 Heritage take(const image::TaskImage& from, const image::TaskImage& to) {
   SyscallBatch batch;
-  return take_heritage(from, to, {0x10000000, 0x11000000}, batch);
+  return take_heritage(from, to, {0x10000000, 0x11000000}, {}, batch);
 }
 
 constexpr uint64_t base = 0x400000;

@@ -360,28 +360,46 @@ uint64_t store_shared(uint64_t shmid, int fd, uint32_t pages_id, image::ImageWri
     kernel::must(data, "find the pages of", stem);
     long hole =
         kernel::must(kernel::call(SYS_lseek, fd, data, SEEK_HOLE), "find the pages of", stem);
-    uint64_t size = static_cast<uint64_t>(hole - data + 4095) & ~(page_size - 1);
+    const auto bytes = static_cast<uint64_t>(hole - data);  // of the last page perhaps not all
+    const uint64_t size = (bytes + page_size - 1) & ~(page_size - 1);
     image::PagemapEntry entry;
     entry.set_vaddr(static_cast<uint64_t>(data));
     entry.set_flags(image::page_present);
     image::set_page_count(entry, size / page_size);
     writer.append(stem, entry);
     copier.add(
-        {PageCopier::Through::file, 0, fd, static_cast<uint64_t>(data), image, offset, size});
+        {PageCopier::Through::file, 0, fd, static_cast<uint64_t>(data), image, offset, bytes});
     offset += size;
     at = hole;
   }
+  if (offset > 0)
+    kernel::must(kernel::call(SYS_ftruncate, image, offset), "make room in", "the page image");
   return offset / page_size;
 }
 
-void fill_shared(const image::PagemapImage& pagemap, int fd, int pages, PageCopier& copier) {
-  uint64_t offset = 0;
+namespace {
+
+// Through `piece`, whose place is where the area begins.
+void fill_area(const image::PagemapImage& pagemap, PageCopier::Piece piece, PageCopier& copier) {
+  const uint64_t start = piece.address;
   for (const image::PagemapEntry& entry : pagemap.entries) {
     if (!image::is_present(entry)) continue;
-    uint64_t size = image::page_count(entry) * page_size;
-    copier.add({PageCopier::Through::file, 0, fd, entry.vaddr(), pages, offset, size});
-    offset += size;
+    piece.address = start + entry.vaddr();
+    piece.size = image::page_count(entry) * page_size;
+    copier.add(piece);
+    piece.offset += piece.size;
   }
+}
+
+}  // namespace
+
+void fill_shared(const image::PagemapImage& pagemap, int fd, int pages, PageCopier& copier) {
+  fill_area(pagemap, {PageCopier::Through::file, 0, fd, 0, pages, 0, 0}, copier);
+}
+
+void fill_mapped(const image::PagemapImage& pagemap, uint64_t address, int pages,
+                 PageCopier& copier) {
+  fill_area(pagemap, {PageCopier::Through::process_vm, getpid(), -1, address, pages, 0, 0}, copier);
 }
 
 }  // namespace stasis::engine

@@ -93,5 +93,9 @@ void fill_pages(const image::TaskImage& task, pid_t pid, int pages,
 uint64_t store_shared(uint64_t shmid, int fd, uint32_t pages_id, image::ImageWriter& writer,
                       PageCopier& copier);
 void fill_shared(const image::PagemapImage& pagemap, int fd, int pages, PageCopier& copier);
+// Huge pages of hugetlbfs can't be written through a descriptor: same for an
+// area that we have mapped at `address`.
+void fill_mapped(const image::PagemapImage& pagemap, uint64_t address, int pages,
+                 PageCopier& copier);
 
 }  // namespace stasis::engine

@@ -4,7 +4,12 @@
 #include <fmt/format.h>
 #include <linux/prctl.h>
 #include <sys/mman.h>
+#include <sys/shm.h>
+#include <sys/statfs.h>
 #include <sys/syscall.h>
+
+#include <algorithm>
+#include <bit>
 
 #include "engine/image/format.h"
 #include "kernel/fs.h"
@@ -20,6 +25,8 @@ using kernel::MappedArea;
 // A type of mapping of Linux 6.11, which Debian 12's headers don't have.
 constexpr uint32_t map_droppable = 0x08;
 
+constexpr uint32_t huge_flags = MAP_HUGETLB | uint32_t{MAP_HUGE_MASK} << MAP_HUGE_SHIFT;
+
 struct Advice {
   kernel::VmFlags::Code code;
   int advice;
@@ -32,6 +39,32 @@ constexpr Advice advices[] = {
 
 bool is_shared_anonymous(const MappedArea& area) {
   return area.shared && area.path == "/dev/zero (deleted)";
+}
+
+// The kernel names the segment's memory so, in the file system of all shared
+// memory that has no name; a file of a container may have the same name.
+bool is_sysv_segment(const MappedArea& area) {
+  if (!area.shared || !area.path.starts_with("/SYSV") || !area.path.ends_with(" (deleted)"))
+    return false;
+  if (area.flags.has("ht")) return true;
+  UniqueFd other(static_cast<int>(
+      kernel::must(kernel::call(SYS_memfd_create, "", MFD_CLOEXEC), "make", "a memory file")));
+  struct statx about = kernel::stat_fd(other.get());
+  return area.dev_major == about.stx_dev_major && area.dev_minor == about.stx_dev_minor;
+}
+
+bool is_anonymous_huge(const MappedArea& area) {
+  return area.flags.has("ht") && area.path == "/anon_hugepage (deleted)";
+}
+
+// Mapping flags that tell the size of its pages.
+uint32_t huge_page_flags(const FrozenTask& task, const MappedArea& area) {
+  UniqueFd memory = kernel::open(
+      fmt::format("/proc/{}/map_files/{:x}-{:x}", task.pid, area.start, area.end), O_RDONLY);
+  struct statfs about{};
+  kernel::must(kernel::call(SYS_fstatfs, memory.get(), &about), "look at", "huge pages");
+  auto size = static_cast<uint64_t>(about.f_bsize);
+  return MAP_HUGETLB | static_cast<uint32_t>(std::countr_zero(size)) << MAP_HUGE_SHIFT;
 }
 
 std::string place(const MappedArea& area) {
@@ -53,14 +86,11 @@ void check(const FrozenTask& task, const MappedArea& area) {
   if (area.flags.has("um") || area.flags.has("uw"))
     refuse(task, area, "its memory is watched by userfaultfd",
            "stop the program's use of userfaultfd");
-  if (area.flags.has("ht"))
+  if (area.flags.has("ht") && !is_anonymous_huge(area) && !is_sysv_segment(area))
     refuse(task, area, "it uses huge pages of hugetlbfs",
            "start the program without explicit huge pages");
   if (area.flags.has("io") || area.flags.has("pf"))
     refuse(task, area, "it maps device memory", "stop the program's use of the device");
-  if (area.path.starts_with("/SYSV"))
-    refuse(task, area, "it uses System V shared memory",
-           "checkpoint the container when no process has it attached");
   if (area.path == "/[aio] (deleted)" || area.path == "/[aio]")
     refuse(task, area, "it has an asynchronous I/O context", "stop the program's use of io_setup");
   if (area.path.starts_with("anon_inode:"))
@@ -110,6 +140,18 @@ void store_vma(const FrozenTask& task, const MappedArea& area, files::Dumper& fi
     flags = MAP_PRIVATE | MAP_ANONYMOUS;
     status |= image::vma_anon_private;
     vma->set_pgoff(0);
+  } else if (is_sysv_segment(area)) {
+    status = image::vma_regular | image::vma_anon_shared | image::vma_sysvipc;
+    flags |= MAP_ANONYMOUS;
+    vma->set_shmid(area.inode);
+    vma->set_fdflags(area.flags.has("mw") ? O_RDWR : O_RDONLY);
+  } else if (is_anonymous_huge(area)) {
+    status = image::vma_regular | (area.shared ? image::vma_anon_shared : image::vma_anon_private);
+    flags |= MAP_ANONYMOUS | huge_page_flags(task, area);
+    if (area.shared)
+      vma->set_shmid(area.inode);
+    else
+      vma->set_pgoff(0);
   } else if (is_shared_anonymous(area)) {
     status = image::vma_regular | image::vma_anon_shared;
     flags |= MAP_ANONYMOUS;
@@ -189,8 +231,10 @@ void map_vmas(const image::MmEntry& mm, const std::map<size_t, int>& descriptors
               const std::map<size_t, uint64_t>& there, SyscallBatch& batch) {
   for (size_t i = 0; i < static_cast<size_t>(mm.vmas_size()); ++i) {
     const VmaEntry& vma = mm.vmas(static_cast<int>(i));
-    if (is_kernel_made(vma) || (vma.status() & image::vma_guard) || there.contains(i)) continue;
-    uint32_t flags = vma.flags() & (MAP_TYPE | MAP_GROWSDOWN | MAP_NORESERVE);
+    if (is_kernel_made(vma) || (vma.status() & (image::vma_guard | image::vma_sysvipc)) ||
+        there.contains(i))
+      continue;
+    uint32_t flags = vma.flags() & (MAP_TYPE | MAP_GROWSDOWN | MAP_NORESERVE | huge_flags);
     flags |= MAP_FIXED_NOREPLACE;
     auto found = descriptors.find(i);
     int fd = found == descriptors.end() ? -1 : found->second;
@@ -200,11 +244,50 @@ void map_vmas(const image::MmEntry& mm, const std::map<size_t, int>& descriptors
   }
 }
 
+std::map<Attachment, std::vector<const VmaEntry*>> attachments(const image::MmEntry& mm) {
+  std::map<Attachment, std::vector<const VmaEntry*>> all;
+  for (const VmaEntry& vma : mm.vmas())
+    if (vma.status() & image::vma_sysvipc)
+      all[{vma.start() - vma.pgoff(), vma.shmid()}].push_back(&vma);
+  return all;
+}
+
+void attach_segments(const image::MmEntry& mm, const std::map<uint64_t, uint64_t>& sizes,
+                     SyscallBatch& batch) {
+  for (const auto& [attachment, vmas] : attachments(mm)) {
+    // Without its flags, of an older CRIU, the most that it can have had.
+    bool writable = std::any_of(vmas.begin(), vmas.end(), [](const VmaEntry* vma) {
+      return !vma->has_fdflags() || vma->fdflags() == O_RDWR;
+    });
+    batch.must("attach shared memory to", SYS_shmat, attachment.segment, attachment.start,
+               writable ? 0 : SHM_RDONLY);
+    // All of it is attached, always; parts of it had been unmapped later.
+    uint64_t at = attachment.start;
+    auto cut = [&](uint64_t end) {
+      if (at < end) batch.must("unmap shared memory of", SYS_munmap, at, end - at);
+    };
+    for (const VmaEntry* vma : vmas) {
+      cut(vma->start());
+      at = vma->end();
+    }
+    cut(attachment.start + sizes.at(attachment.segment));
+  }
+}
+
+std::vector<PageRange> attached_ranges(const image::MmEntry& mm,
+                                       const std::map<uint64_t, uint64_t>& sizes) {
+  std::vector<PageRange> ranges;
+  for (const auto& [attachment, vmas] : attachments(mm))
+    ranges.push_back({attachment.start, attachment.start + sizes.at(attachment.segment)});
+  return ranges;
+}
+
 void protect_vmas(const image::MmEntry& mm, SyscallBatch& batch) {
   for (const VmaEntry& vma : mm.vmas()) {
     if (is_kernel_made(vma) || (vma.status() & image::vma_guard)) continue;
     uint64_t size = vma.end() - vma.start();
-    if (protection_while_filled(vma) != static_cast<int>(vma.prot()))
+    if (protection_while_filled(vma) != static_cast<int>(vma.prot()) ||
+        (vma.status() & image::vma_sysvipc))
       batch.must("protect the memory of", SYS_mprotect, vma.start(), size, vma.prot());
     for (const Advice& a : advices)
       if (vma.madv() >> a.advice & 1) {

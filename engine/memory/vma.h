@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "engine/files/dumper.h"
+#include "engine/memory/pages.h"
 #include "engine/remote/syscall_batch.h"
 #include "engine/tasks/frozen_tree.h"
 #include "mm.pb.h"
@@ -31,6 +32,19 @@ bool is_kernel_made(const image::VmaEntry& vma);  // vdso, vvar, vsyscall
 // protection and advice.
 void map_vmas(const image::MmEntry& mm, const std::map<size_t, int>& descriptors,
               const std::map<size_t, uint64_t>& there, SyscallBatch& batch);
+// System V shared memory as it was attached: where the segment begins, which may
+// be in front of what is left of it. Attached before all else, as a whole, by
+// `sizes` (whole pages) of the segments.
+struct Attachment {
+  uint64_t start, segment;
+  auto operator<=>(const Attachment&) const = default;
+};
+std::map<Attachment, std::vector<const image::VmaEntry*>> attachments(const image::MmEntry& mm);
+void attach_segments(const image::MmEntry& mm, const std::map<uint64_t, uint64_t>& sizes,
+                     SyscallBatch& batch);
+// Where they need room, be it for a moment.
+std::vector<PageRange> attached_ranges(const image::MmEntry& mm,
+                                       const std::map<uint64_t, uint64_t>& sizes);
 void protect_vmas(const image::MmEntry& mm, SyscallBatch& batch);
 // Boundaries, auxv and exe link; needs the program's descriptor in the task.
 void restore_mm(const image::MmEntry& mm, int exe_fd, SyscallBatch& batch);

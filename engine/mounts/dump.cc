@@ -14,7 +14,6 @@
 #include "engine/mounts/taken.h"
 #include "engine/mounts/tree.h"
 #include "engine/mounts/view.h"
-#include "kernel/directories.h"
 #include "kernel/fs.h"
 
 namespace stasis::engine::mounts {
@@ -216,24 +215,12 @@ Description describe_all(const DumpPlan& plan) {
   return result;
 }
 
-// Messages in a POSIX queue are in no image.
-void refuse_queues(int view, const std::string& mountpoint) {
-  UniqueFd dir = kernel::open_at(view, ".", O_RDONLY | O_DIRECTORY);
-  if (!kernel::entries(dir.get(), mountpoint).empty())
-    throw Error("checkpoint the mount", mountpoint + " (mqueue)")
-        .because("it holds POSIX message queues, which are not supported yet")
-        .hint("Let the program close and unlink its message queues (mq_unlink) first.");
-}
-
 size_t pack_space(const Space& space, const std::vector<const Mount*>& with_content,
                   const userns::IdMap& ids, image::ImageWriter& writer, Log& log) {
   auto views = open_views(space, with_content);
   for (size_t i = 0; i < views.size(); ++i) {
     const Mount& mount = *with_content[i];
-    if (mount.fstype == "mqueue") {
-      refuse_queues(views[i].get(), mount.mountpoint);
-      continue;
-    }
+    if (mount.fstype == "mqueue") continue;  // the ipc namespace's: see posix_queues.cc
     pack(views[i].get(), writer.raw(archive_of(device(mount))), ids, mount.mountpoint);
     log.debug("packed the content of {}", mount.mountpoint);
   }

@@ -2,11 +2,6 @@
 
 #include <fmt/format.h>
 #include <google/protobuf/descriptor.h>
-#include <linux/mount.h>
-#include <sys/ipc.h>
-#include <sys/msg.h>
-#include <sys/sem.h>
-#include <sys/shm.h>
 #include <sys/syscall.h>
 
 #include <cstddef>
@@ -95,24 +90,6 @@ void read_next_id(const char* name, Keep keep) {
   if (auto id = text::to_int<int32_t>(*text); id && *id >= 0) keep(static_cast<uint32_t>(*id));
 }
 
-// A mount of the namespace's queues that nobody else sees.
-std::vector<std::string> queue_names() {
-  long context = kernel::call(SYS_fsopen, "mqueue", FSOPEN_CLOEXEC);
-  if (context == -ENODEV) return {};
-  UniqueFd config(static_cast<int>(kernel::must(context, "look at", "POSIX message queues")));
-  kernel::must(kernel::call(SYS_fsconfig, config.get(), FSCONFIG_CMD_CREATE, nullptr, nullptr, 0),
-               "look at", "POSIX message queues");
-  UniqueFd root(
-      static_cast<int>(kernel::must(kernel::call(SYS_fsmount, config.get(), FSMOUNT_CLOEXEC, 0),
-                                    "look at", "POSIX message queues")));
-  UniqueFd listing = kernel::open_at(root.get(), ".", O_RDONLY | O_DIRECTORY);
-  return kernel::entries(listing.get(), "POSIX message queues");
-}
-
-void add_count(std::vector<std::string>& all, long count, std::string_view what) {
-  if (count > 0) all.push_back(fmt::format("{} SysV {}{}", count, what, count == 1 ? "" : "s"));
-}
-
 }  // namespace
 
 image::IpcVarEntry read() {
@@ -124,26 +101,6 @@ image::IpcVarEntry read() {
   read_next_id("kernel/sem_next_id", [&](uint32_t id) { entry.set_sem_next_id(id); });
   read_next_id("kernel/shm_next_id", [&](uint32_t id) { entry.set_shm_next_id(id); });
   return entry;
-}
-
-std::vector<std::string> sysv_objects() {
-  std::vector<std::string> found;
-  shm_info segments{};
-  kernel::must(kernel::call(SYS_shmctl, 0, SHM_INFO, &segments), "count", "SysV shared memory");
-  add_count(found, segments.used_ids, "shared memory segment");
-  seminfo semaphores{};
-  kernel::must(kernel::call(SYS_semctl, 0, 0, SEM_INFO, &semaphores), "count", "SysV semaphores");
-  add_count(found, semaphores.semusz, "semaphore set");
-  msginfo queues{};
-  kernel::must(kernel::call(SYS_msgctl, 0, MSG_INFO, &queues), "count", "SysV message queues");
-  add_count(found, queues.msgpool, "message queue");
-  return found;
-}
-
-std::vector<std::string> objects() {
-  std::vector<std::string> found = sysv_objects();
-  for (const std::string& name : queue_names()) found.push_back("POSIX message queue /" + name);
-  return found;
 }
 
 void restore(const image::IpcVarEntry& vars) {

@@ -1,14 +1,20 @@
 #include "engine/namespaces/namespaces.h"
 
 #include <fmt/core.h>
+#include <net/if.h>
 #include <sched.h>
 #include <sys/syscall.h>
 
 #include <exception>
 
 #include "base/text.h"
+#include "engine/namespaces/act_as.h"
+#include "engine/namespaces/firewall.h"
 #include "engine/namespaces/ipc.h"
 #include "engine/namespaces/net.h"
+#include "engine/namespaces/net_sysctls.h"
+#include "engine/namespaces/routes.h"
+#include "engine/namespaces/sysv.h"
 #include "engine/namespaces/timens.h"
 #include "engine/namespaces/userns.h"
 #include "engine/namespaces/uts.h"
@@ -82,8 +88,24 @@ std::vector<Finding> from_outside(const DumpPlan& plan, const NsIds& ids) {
   return findings;
 }
 
+// A mount of mqueue comes back as one of the container's own namespace.
+void refuse_other_queues(const DumpPlan& plan, const UniqueFd& own) {
+  if (!own.valid()) return;
+  const struct statx stat = kernel::stat_fd(own.get());
+  for (const mountmap::Mount& mount : plan.mounts.mounts()) {
+    bool same = mount.major == stat.stx_dev_major && mount.minor == stat.stx_dev_minor;
+    if (mount.fstype != "mqueue" || same || plan.external_mounts.count(mount.id) ||
+        plan.skipped_mounts.count(mount.id))
+      continue;
+    throw Error("checkpoint the mount", mount.mountpoint + " (mqueue)")
+        .because("it shows the queues of another ipc namespace")
+        .hint("mount mqueue after the container's ipc namespace was made");
+  }
+}
+
 void restore_network(const image::Checkpoint& checkpoint, const RestorePlan& plan) {
   bool found = false;
+  if (checkpoint.netns) net::restore_sysctls(*checkpoint.netns);
   for (const image::NetDeviceEntry& device : checkpoint.netdevs) {
     if (device.type() != image::LOOPBACK) {
       if (plan.empty_netns) continue;
@@ -91,12 +113,14 @@ void restore_network(const image::Checkpoint& checkpoint, const RestorePlan& pla
           .because("only loopback is restored; other links are the runtime's");
     }
     net::restore_loopback(device);
+    net::restore_sysctls(device);
     found = true;
   }
   // CRIU writes no devices when the runtime cares for them; the runtime doesn't
   // care for loopback at a restore, and had brought it up at the start.
   if (!found) net::bring_loopback_up();
   if (checkpoint.netns) net::restore_settings(*checkpoint.netns);
+  net::restore_routes(checkpoint);
 }
 
 }  // namespace
@@ -136,19 +160,34 @@ std::vector<Finding> obstacles(const DumpPlan& plan, const std::vector<pid_t>& p
       findings.push_back({error.subject(), error.cause(), error.remedy()});
     }
   }
+  if (ids.own(CLONE_NEWNET) && !external_key(plan, ids, CLONE_NEWNET)) {
+    UniqueFd pidfd = kernel::pidfd_open(plan.root);
+    in_namespaces(pidfd.get(), CLONE_NEWNET, [&] {
+      for (const std::string& rules : net::firewall_rules())
+        findings.push_back({"the container's network namespace", "has " + rules,
+                            "remove it, or let the runtime declare the namespace external"});
+    });
+  }
+  const std::string ipc = "the container's ipc namespace";
   if (ids.own(CLONE_NEWIPC)) {
     UniqueFd pidfd = kernel::pidfd_open(plan.root);
     in_namespaces(pidfd.get(), CLONE_NEWIPC, [&] {
-      for (const std::string& object : ipc::objects())
-        findings.push_back({"the container's ipc namespace", "holds " + object,
-                            "they can be removed with ipcrm, POSIX queues with mq_unlink()"});
+      for (const std::string& object : sysv::obstacles())
+        findings.push_back({ipc, "holds " + object, "stop the program's use of it"});
     });
   }
   return findings;
 }
 
-void dump(const DumpPlan& plan, const NsIds& ids, int root_pidfd, image::ImageWriter& writer,
-          Log& log) {
+std::vector<sysv::Semaphores> semaphores(const NsIds& ids, int root_pidfd) {
+  std::vector<sysv::Semaphores> sets;
+  if (ids.own(CLONE_NEWIPC))
+    in_namespaces(root_pidfd, CLONE_NEWIPC, [&] { sets = sysv::semaphore_sets(); });
+  return sets;
+}
+
+void dump(const DumpPlan& plan, const NsIds& ids, int root_pidfd, SysvUse& sysv,
+          image::ImageWriter& writer, Log& log) {
   // Looked at before, but without the tasks standing still.
   for (const Finding& finding : from_outside(plan, ids))
     throw Error("dump", finding.subject).because(finding.what).hint(finding.remedy);
@@ -170,29 +209,34 @@ void dump(const DumpPlan& plan, const NsIds& ids, int root_pidfd, image::ImageWr
     writer.append(stem("netns", net_id), entry);
     enter &= ~uint64_t{CLONE_NEWNET};
   }
+  if (!(enter & CLONE_NEWIPC) && !sysv.attached.empty())
+    throw Error("dump", fmt::format("shared memory segment {}", sysv.attached.begin()->first))
+        .because("it belongs to the host's ipc namespace")
+        .hint("give the container an ipc namespace of its own in config.json");
   if (enter == 0) return;
+  const userns::IdMap id_map = userns::IdMap::of(plan.root);
   in_namespaces(root_pidfd, enter, [&] {
     if (enter & CLONE_NEWUTS) writer.append(stem("utsns", ids.id(CLONE_NEWUTS)), uts::read());
     if (enter & CLONE_NEWIPC) {
-      if (auto objects = ipc::sysv_objects(); !objects.empty())
-        throw Error("dump", "the ipc namespace").because("it holds " + objects.front());
-      writer.append(stem("ipcns-var", ids.id(CLONE_NEWIPC)), ipc::read());
+      const uint32_t id = ids.id(CLONE_NEWIPC);
+      writer.append(stem("ipcns-var", id), ipc::read());
+      sysv::dump({id_map, writer, id, sysv.attached, sysv.store_memory, sysv.queues});
+      refuse_other_queues(plan, sysv.queues.mount);
     }
     if (enter & CLONE_NEWNET) {
-      writer.append(stem("netdev", net_id), net::read_loopback());
-      writer.append(stem("netns", net_id), net::read_settings());
+      image::NetDeviceEntry loopback = net::read_loopback();
+      net::read_sysctls(loopback);
+      net::dump_routes((loopback.flags() & IFF_UP) != 0, net_id, writer);
+      writer.append(stem("netdev", net_id), loopback);
+      image::NetnsEntry settings = net::read_settings();
+      net::read_sysctls(settings);
+      writer.append(stem("netns", net_id), settings);
     }
   });
   log.debug("Namespaces written down: {:#x}", ids.own());
 }
 
 Layout layout(const image::Checkpoint& checkpoint, const RestorePlan& plan) {
-  if (!checkpoint.segments.empty() || !checkpoint.queues.empty() || !checkpoint.semaphores.empty())
-    throw Error("restore", "the ipc namespace")
-        .because(fmt::format("the image holds {} SysV shared memory segments, {} message queues "
-                             "and {} semaphore sets, which isn't supported yet",
-                             checkpoint.segments.size(), checkpoint.queues.size(),
-                             checkpoint.semaphores.size()));
   Layout layout;
   layout.clone_flags = checkpoint.namespaces() & ~uint64_t{CLONE_NEWTIME | CLONE_NEWCGROUP};
   if ((layout.clone_flags & CLONE_NEWUSER) && !checkpoint.userns)
@@ -220,9 +264,36 @@ void restore(const image::Checkpoint& checkpoint, const RestorePlan& plan, pid_t
   UniqueFd pidfd = kernel::pidfd_open(root);
   in_namespaces(pidfd.get(), made & inside, [&] {
     if ((made & CLONE_NEWUTS) && checkpoint.uts) uts::restore(*checkpoint.uts);
-    if ((made & CLONE_NEWIPC) && checkpoint.ipc) ipc::restore(*checkpoint.ipc);
+    if ((made & CLONE_NEWIPC) && checkpoint.ipc) {
+      {
+        ActAsRoot owner{userns::IdMap(checkpoint.userns)};
+        ipc::restore(*checkpoint.ipc);
+      }
+      if (sysv::has_objects(checkpoint)) sysv::make(checkpoint, *checkpoint.ipc, plan.workers);
+    }
     if (made & CLONE_NEWNET) restore_network(checkpoint, plan);
   });
+}
+
+image::IpcVarEntry fill_ipc(const image::Checkpoint& checkpoint, pid_t init, unsigned workers) {
+  if (!NsIds(init).own(CLONE_NEWIPC))
+    throw Error("restore", "the ipc namespace")
+        .because(
+            "the checkpoint holds System V objects, and the container has the host's namespace")
+        .hint("give it one in config.json");
+  image::IpcVarEntry limits;
+  UniqueFd pidfd = kernel::pidfd_open(init);
+  in_namespaces(pidfd.get(), CLONE_NEWIPC, [&] {
+    limits = ipc::read();
+    sysv::make(checkpoint, limits, workers);
+  });
+  return limits;
+}
+
+void finish_ipc(const image::Checkpoint& checkpoint, const image::IpcVarEntry& limits, pid_t root) {
+  if (!sysv::has_objects(checkpoint)) return;
+  UniqueFd pidfd = kernel::pidfd_open(root);
+  in_namespaces(pidfd.get(), CLONE_NEWIPC, [&] { sysv::finish(checkpoint, limits); });
 }
 
 }  // namespace stasis::engine::namespaces

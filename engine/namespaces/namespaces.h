@@ -4,12 +4,15 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <string>
 #include <vector>
 
 #include "base/log.h"
 #include "engine/image/checkpoint.h"
 #include "engine/namespaces/ns_ids.h"
+#include "engine/namespaces/semaphore_undo.h"
+#include "engine/namespaces/sysv.h"
 #include "engine/plan.h"
 
 namespace stasis::engine::namespaces {
@@ -21,13 +24,22 @@ void in_namespaces(int pidfd, uint64_t flags, const std::function<void()>& actio
 
 // Reads /proc and looks into the namespaces; touches no task. Names nested
 // namespaces of single processes (`pids`: the whole container), a user
-// namespace, SysV objects, POSIX queues, links that nobody cares for.
+// namespace, POSIX queues, links that nobody cares for.
 std::vector<Finding> obstacles(const DumpPlan& plan, const std::vector<pid_t>& pids);
 
-// Writes utsns-, ipcns-var-, netdev-, netns-, timens- and pidns-ID.img, as far as
+// What the tasks have of the ipc namespace's objects.
+struct SysvUse {
+  std::map<uint64_t, uint64_t> attached;  // segment -> how often
+  std::function<void(uint64_t segment, UniqueFd memory)> store_memory;
+  sysv::PosixQueues queues;  // found
+};
+// The container's own semaphores.
+std::vector<sysv::Semaphores> semaphores(const NsIds& ids, int root_pidfd);
+
+// Writes utsns-, ipcns-*-, netdev-, netns-, timens- and pidns-ID.img, as far as
 // the namespaces are the container's own. Tasks stand still; about 0.2 ms.
-void dump(const DumpPlan& plan, const NsIds& ids, int root_pidfd, image::ImageWriter& writer,
-          Log& log);
+void dump(const DumpPlan& plan, const NsIds& ids, int root_pidfd, SysvUse& sysv,
+          image::ImageWriter& writer, Log& log);
 
 // What the root task is cloned into. Time namespaces are prepared by
 // timens::prepare(), cgroup namespaces by cgroup::Restorer::make_namespace().
@@ -45,5 +57,11 @@ Layout layout(const image::Checkpoint& checkpoint, const RestorePlan& plan);
 // Fills the root task's new namespaces, from outside, where there is the right
 // to: id maps, host name, ipc sysctls, loopback.
 void restore(const image::Checkpoint& checkpoint, const RestorePlan& plan, pid_t root);
+
+// System V objects in the namespace that a runtime made for `init`: returns its
+// sysctls, which finish_ipc() wants. Throws when it is ours.
+image::IpcVarEntry fill_ipc(const image::Checkpoint& checkpoint, pid_t init, unsigned workers);
+// Once the tasks have what they had of them.
+void finish_ipc(const image::Checkpoint& checkpoint, const image::IpcVarEntry& limits, pid_t root);
 
 }  // namespace stasis::engine::namespaces

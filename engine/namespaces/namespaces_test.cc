@@ -179,7 +179,8 @@ TEST_CASE("uts, ipc and network namespaces are written down and come back") {
   {
     image::ImageWriter writer(directory.fd.get());
     UniqueFd pidfd = kernel::pidfd_open(child.pid);
-    namespaces::dump(plan, ids, pidfd.get(), writer, log);
+    namespaces::SysvUse use;
+    namespaces::dump(plan, ids, pidfd.get(), use, writer, log);
     publish(writer);
   }
   image::Checkpoint checkpoint = read_back(directory, ids, child.pid);
@@ -243,10 +244,13 @@ TEST_CASE("what stands in a namespace's way is named") {
   Child child([] {
     enter_fresh(CLONE_NEWIPC);
     if (shmget(IPC_PRIVATE, 4096, IPC_CREAT | 0600) < 0) return "error: shmget";
+    kernel::write_file("/proc/sys/kernel/shm_rmid_forced", "1");
     mq_attr attributes{};
     attributes.mq_maxmsg = 1;
     attributes.mq_msgsize = 8;
-    if (mq_open("/night", O_CREAT | O_RDWR, 0600, &attributes) < 0) return "error: mq_open";
+    mqd_t night = mq_open("/night", O_CREAT | O_RDWR, 0600, &attributes);
+    mqd_t day = mq_open("/day", O_CREAT | O_RDWR, 0600, &attributes);
+    if (night < 0 || day < 0 || mq_send(night, "x", 1, 0) != 0) return "error: mq_open";
     return "";
   });
   REQUIRE(child.said.empty());
@@ -255,15 +259,17 @@ TEST_CASE("what stands in a namespace's way is named") {
   std::string all;
   for (const Finding& finding : namespaces::obstacles(plan, {child.pid, getpid()}))
     all += finding.subject + ": " + finding.what + "\n";
-  CHECK_THAT(all, Contains("holds 1 SysV shared memory segment\n"));
-  CHECK_THAT(all, Contains("holds POSIX message queue /night\n"));
+  CHECK_THAT(all, Contains("holds shared memory segment 0 that nobody has attached"));
+  CHECK_THAT(all, Contains("holds POSIX message queue /night with 1 message in it\n"));
+  CHECK_THAT(all, !Contains("/day"));
   CHECK_THAT(all, Contains("namespace of its own\n"));
   Directory directory;
   image::ImageWriter writer(directory.fd.get());
   NullLog log;
   UniqueFd pidfd = kernel::pidfd_open(child.pid);
-  CHECK_THROWS_AS(namespaces::dump(plan, namespaces::NsIds(child.pid), pidfd.get(), writer, log),
-                  Error);
+  namespaces::SysvUse use;
+  CHECK_THROWS_AS(
+      namespaces::dump(plan, namespaces::NsIds(child.pid), pidfd.get(), use, writer, log), Error);
 }
 
 TEST_CASE("external namespaces go by key and come back by descriptor") {
@@ -281,7 +287,8 @@ TEST_CASE("external namespaces go by key and come back by descriptor") {
   {
     image::ImageWriter writer(directory.fd.get());
     UniqueFd pidfd = kernel::pidfd_open(child.pid);
-    namespaces::dump(plan, ids, pidfd.get(), writer, log);
+    namespaces::SysvUse use;
+    namespaces::dump(plan, ids, pidfd.get(), use, writer, log);
     publish(writer);
   }
   image::Checkpoint checkpoint = read_back(directory, ids, child.pid);

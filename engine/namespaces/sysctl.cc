@@ -17,7 +17,9 @@ std::optional<std::string> find(const std::string& name) {
   if (fd == -ENOENT) return std::nullopt;
   UniqueFd file(static_cast<int>(kernel::must(fd, "open", path)));
   char buffer[512];
-  long size = kernel::must(kernel::call(SYS_read, file.get(), buffer, sizeof buffer), "read", path);
+  long size = kernel::call(SYS_read, file.get(), buffer, sizeof buffer);
+  if (size == -EIO) return std::nullopt;  // it has no value yet
+  kernel::must(size, "read", path);
   return std::string(text::trim({buffer, static_cast<size_t>(size)}));
 }
 

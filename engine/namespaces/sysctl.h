@@ -6,7 +6,8 @@
 
 namespace stasis::engine::sysctl {
 
-// Without the newline; nothing when the kernel has no such file. `name` is
+// Without the newline; nothing when the kernel has no such file
+// or it was never set. `name` is
 // relative to /proc/sys. One read: a value is short, and tasks wait meanwhile.
 std::optional<std::string> find(const std::string& name);
 std::string read(const std::string& name);  // must exist

@@ -127,6 +127,23 @@ std::optional<StubPlace> find_stub_place(int mem, uint64_t start, uint64_t end) 
   return StubPlace{start + at, image.size() - at};
 }
 
+std::optional<StubPlace> find_stub_place_in_text(int mem, uint64_t end) {
+  constexpr size_t margin = 64;  // from what may be the program's
+  const std::span<const uint8_t> code = healing_code().bytes;
+  const size_t size = (code.size() + 4 * sizeof(SyscallBatch::Entry) + 15) & ~size_t{15};
+  std::vector<uint8_t> tail(margin + size);
+  if (tail.size() > page) return std::nullopt;
+  long n = kernel::call(SYS_pread64, mem, tail.data(), tail.size(), end - tail.size());
+  if (n != static_cast<long>(tail.size())) return std::nullopt;
+  auto zero = [](uint8_t byte) { return byte == 0; };
+  // Always the same place, so that what a killed engine left is found again.
+  const uint8_t* stub = tail.data() + margin;
+  if (!std::all_of(tail.begin(), tail.begin() + margin, zero)) return std::nullopt;
+  if (!std::all_of(stub, stub + size, zero) && memcmp(stub, code.data(), healing_code().state) != 0)
+    return std::nullopt;
+  return StubPlace{end - size, size};
+}
+
 void leave_stub(Tracee& tracee, StubPlace place) {
   constexpr int patience = 1000;
   for (int i = 0; i < patience; ++i) {

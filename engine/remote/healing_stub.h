@@ -29,6 +29,10 @@ struct StubPlace {
 // this kernel's and the tail large enough. `mem` is its /proc/PID/mem.
 std::optional<StubPlace> find_stub_place(int mem, uint64_t start, uint64_t end);
 
+// The same for a process that has unmapped its vdso: in the zero tail of a
+// program's or library's code, mapped privately and ending at `end`.
+std::optional<StubPlace> find_stub_place_in_text(int mem, uint64_t end);
+
 // A task whose engine was killed may still be healing when the next one stops
 // it: lets it run out of the old stub first.
 void leave_stub(Tracee& tracee, StubPlace place);

@@ -20,6 +20,7 @@
 #include "engine/image/format.h"
 #include "engine/memory/vdso.h"
 #include "engine/memory/vma.h"
+#include "engine/namespaces/semaphore_undo.h"
 #include "engine/tasks/credentials.h"
 #include "engine/tasks/limits.h"
 #include "engine/tasks/registers.h"
@@ -61,6 +62,7 @@ constexpr const char* anonymous_memfd = "/dev/zero";
 
 // The shared anonymous area that the VMA maps, if it is one.
 std::optional<uint64_t> shared_id(const image::Checkpoint& checkpoint, const image::VmaEntry& vma) {
+  if (vma.status() & image::vma_sysvipc) return std::nullopt;  // attached, not mapped
   if (vma.status() & image::vma_anon_shared) return vma.shmid();
   if (!(vma.status() & image::vma_memfd)) return std::nullopt;
   auto file = checkpoint.files.find(static_cast<uint32_t>(vma.shmid()));
@@ -71,13 +73,18 @@ std::optional<uint64_t> shared_id(const image::Checkpoint& checkpoint, const ima
   return std::nullopt;
 }
 
-uint64_t shared_size(const image::Checkpoint& checkpoint, uint64_t shmid) {
+// Its size, and the mapping flags where it is of huge pages.
+std::pair<uint64_t, uint32_t> shared_size(const image::Checkpoint& checkpoint, uint64_t shmid) {
   uint64_t size = 0;
+  uint32_t huge = 0;
   for (const image::TaskImage& task : checkpoint.tasks)
     for (const image::VmaEntry& vma : task.mm.vmas())
-      if (shared_id(checkpoint, vma) == shmid)
+      if (shared_id(checkpoint, vma) == shmid) {
         size = std::max(size, vma.pgoff() + (vma.end() - vma.start()));
-  return size;
+        constexpr uint32_t flags = MAP_HUGETLB | uint32_t{MAP_HUGE_MASK} << MAP_HUGE_SHIFT;
+        if (vma.flags() & MAP_HUGETLB) huge = vma.flags() & flags;
+      }
+  return {size, huge};
 }
 
 // A descriptor number that the restored task does not use: the lowest, which
@@ -143,13 +150,18 @@ Revival::Revival(Tools tools)
         ancestors_.insert(ancestor);
 }
 
-Revival::~Revival() = default;
+Revival::~Revival() {
+  for (const auto& [start, size] : huge_areas_) kernel::call(SYS_munmap, start, size);
+}
 
 std::vector<std::pair<uint64_t, uint64_t>> Revival::taken_addresses(
     const image::Checkpoint& checkpoint) {
   std::vector<std::pair<uint64_t, uint64_t>> taken;
   for (const image::TaskImage& task : checkpoint.tasks)
     for (const image::VmaEntry& vma : task.mm.vmas()) taken.emplace_back(vma.start(), vma.end());
+  for (const image::TaskImage& task : checkpoint.tasks)
+    for (const PageRange& range : attached_ranges(task.mm, image::segment_sizes(checkpoint)))
+      taken.emplace_back(range.start, range.end);
   return taken;
 }
 
@@ -192,17 +204,23 @@ int Revival::shared_area(uint64_t shmid) {
   if (area) return area.get();
   // The kernel makes the object; its map_files link gives a descriptor that
   // other tasks can map: it stays the anonymous memory that it is.
-  uint64_t size = shared_size(t_.checkpoint, shmid);
-  long at = kernel::must(
-      kernel::call(SYS_mmap, 0, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0),
-      "make shared memory");
+  auto [size, huge] = shared_size(t_.checkpoint, shmid);
+  long at = kernel::must(kernel::call(SYS_mmap, 0, size, PROT_READ | PROT_WRITE,
+                                      MAP_SHARED | MAP_ANONYMOUS | huge, -1, 0),
+                         huge ? "make shared memory of huge pages" : "make shared memory");
   uint64_t start = static_cast<uint64_t>(at);
   area = kernel::open(fmt::format("/proc/self/map_files/{:x}-{:x}", start, start + size), O_RDWR);
-  kernel::call(SYS_munmap, start, size);
+  if (huge)
+    huge_areas_.emplace_back(start, size);  // until it is filled
+  else
+    kernel::call(SYS_munmap, start, size);
   auto image = t_.checkpoint.shmem.find(shmid);
   if (image != t_.checkpoint.shmem.end()) {
     pages_.push_back(t_.checkpoint.dir.raw(fmt::format("pages-{}", image->second.pages_id)));
-    fill_shared(image->second, area.get(), pages_.back().get(), t_.copier);
+    if (huge)
+      fill_mapped(image->second, start, pages_.back().get(), t_.copier);
+    else
+      fill_shared(image->second, area.get(), pages_.back().get(), t_.copier);
   }
   return area.get();
 }
@@ -258,13 +276,15 @@ void Revival::fill(LiveTree& tree,
 void Revival::map_memory(LiveTask& task, const std::map<size_t, int>& descriptors,
                          SyscallBatch& batch, PageCopier& copier) {
   const image::TaskImage& image = *task.image;
+  const auto segments = image::segment_sizes(t_.checkpoint);
   Heritage heritage;
   UniqueFd mem;
   if (task.memory) {
-    heritage =
-        take_heritage(*task.memory, image, {t_.trampoline.start(), t_.trampoline.end()}, batch);
+    heritage = take_heritage(*task.memory, image, {t_.trampoline.start(), t_.trampoline.end()},
+                             attached_ranges(image.mm, segments), batch);
     mem = kernel::open(proc_file(task.pid, "mem"), O_RDONLY);
   }
+  attach_segments(image.mm, segments, batch);
   if (!heritage.vdso) map_vdso(image.mm, batch);
   map_vmas(image.mm, descriptors, heritage.kept, batch);
   task.memory = &image;
@@ -338,6 +358,7 @@ void Revival::equip(LiveTask& task) {
     batch.must("set the personality of", SYS_personality, core.personality());
   if (core.child_subreaper())
     batch.must("make a subreaper of", SYS_prctl, PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
+  sysv::restore_undo(t_.checkpoint, image.tree.pid(), batch);
   for (uint32_t bit = 1; bit != 0; bit <<= 1)
     if (core.membarrier_registration_mask() & bit)
       batch.must("register membarrier of", SYS_membarrier, bit, 0, 0);

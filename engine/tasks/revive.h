@@ -82,6 +82,7 @@ class Revival {
   std::map<const image::TaskImage*, std::unique_ptr<Descriptors>> sent_;
   std::map<std::pair<uint32_t, uint32_t>, UniqueFd> mapped_files_;  // by file id and flags
   std::map<uint64_t, UniqueFd> shared_areas_;
+  std::vector<std::pair<uint64_t, uint64_t>> huge_areas_;  // of ours: address and size
   std::vector<UniqueFd> pages_;                  // page images and memory, until they are read
   std::set<const image::TaskImage*> ancestors_;  // in memory, of other tasks
 };

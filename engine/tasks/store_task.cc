@@ -31,8 +31,13 @@ StubPlace stub_place(const FrozenTask& task) {
     if (area.path != "[vdso]") continue;
     if (auto place = find_stub_place(task.mem.get(), area.start, area.end)) return *place;
   }
+  for (const kernel::MappedArea& area : task.areas) {
+    bool code = (area.prot & PROT_EXEC) && !area.shared && area.inode != 0;
+    if (!code) continue;
+    if (auto place = find_stub_place_in_text(task.mem.get(), area.end)) return *place;
+  }
   throw Error("look inside", task.name())
-      .because("its vdso is missing or has no room for a few instructions")
+      .because("its vdso is missing, and no code of it has room for a few instructions")
       .hint("start the container without vdso=0");
 }
 
@@ -112,9 +117,37 @@ void store_process(const FrozenTask& task, const SyscallBatch& batch, const Proc
   store_limits(task, ids, core);
 }
 
+// Restored threads share what is to be undone of their semaphore operations;
+// processes don't.
+void check_undo(const FrozenTask& task, SemaphoreUse& semaphores) {
+  if (semaphores.sets.empty()) return;
+  auto refuse = [&](const std::string& why) {
+    throw Error("checkpoint", task.name())
+        .because(why)
+        .hint("let it use semaphores without SEM_UNDO, or clone with pthread_create() or fork()");
+  };
+  for (const FrozenThread& thread : task.threads)
+    if (sysv::has_undo(thread.tid) && !sysv::shares_undo(task.pid, thread.tid))
+      refuse(fmt::format("its thread {} undoes semaphore operations for itself", thread.tid));
+  if (!sysv::has_undo(task.pid)) return;
+  for (pid_t other : semaphores.undoing)
+    if (sysv::shares_undo(task.pid, other))
+      refuse(fmt::format("it shares with process {} what is undone of semaphores", other));
+  semaphores.undoing.push_back(task.pid);
+}
+
+void store_undo(const FrozenTask& task, HealingStub& stub, SemaphoreUse& semaphores) {
+  if (semaphores.sets.empty() || !sysv::has_undo(task.pid)) return;
+  auto found = sysv::read_undo(semaphores.sets, static_cast<uint32_t>(task.ns_pid),
+                               [&](SyscallBatch& batch) { stub.run(batch); });
+  semaphores.undo.insert(semaphores.undo.end(), found.begin(), found.end());
+}
+
 }  // namespace
 
-uint64_t store_cores(FrozenTask& task, const userns::IdMap& ids, SeccompFilters& filters) {
+uint64_t store_cores(FrozenTask& task, const userns::IdMap& ids, SeccompFilters& filters,
+                     SemaphoreUse& semaphores) {
+  check_undo(task, semaphores);
   StubPlace place = stub_place(task);
   uint64_t hole = find_hole(task);
   uint64_t brk = 0;
@@ -144,6 +177,7 @@ uint64_t store_cores(FrozenTask& task, const userns::IdMap& ids, SeccompFilters&
     core.set_mtype(image::CoreEntry::X86_64);
     store_registers(stub.saved(), thread.tracee.xstate(), core.mutable_thread_info());
     stub.run(batch);
+    if (leader) store_undo(task, stub, semaphores);
     stub.finish();
 
     credentials.store(batch, s, lsm_label(task, thread), ids, t->mutable_creds());

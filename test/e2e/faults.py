@@ -134,7 +134,7 @@ def register(kind, sweep, how, program):
         sweep(env, program, how, 10**9)
 
 
-for _program in ("counter", "threads"):
+for _program in ("counter", "threads", "sysv"):
     for _how in (FAIL, KILL):
         register("dump", sweep_dump, _how, _program)
         register("restore", sweep_restore, _how, _program)

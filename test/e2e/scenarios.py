@@ -29,7 +29,8 @@ def program_scenario(program, *args, ignore=(), **keywords):
 
 
 for _program in ("counter", "threads", "memory", "clock", "signals", "tree", "limits",
-                 "files", "pipes", "futex", "sleepers", "advice", "orphans", "filters"):
+                 "files", "pipes", "futex", "sleepers", "advice", "orphans", "filters", "sysv", "huge",
+                 "novdso"):
     program_scenario(_program)
 program_scenario("timers", ignore=("/ShdPnd",))  # which go on firing while we look
 program_scenario("confined", change=more_caps)
@@ -64,6 +65,96 @@ def prefork(env):
             c.ask()
             takes = shared_in_proportion(c)
             expect(takes < took * 1.05, f"it took {took} kB and takes {takes} kB now")
+    c.gone()
+
+
+def again_and_again(env, program, compare=True, **keywords):
+    """Left running and checked, checkpointed and restored: twice, through both doors."""
+    with Container(env, program, **keywords) as c:
+        c.start()
+        before = c.observe() if compare else None
+        for door in ("runc", "stasis") if env.stasis else ("runc",):
+            c.checkpoint("--leave-running", door=door)
+            c.ask()
+            image = c.checkpoint(door=door)
+            c.gone()
+            c.restore(image, door=door)
+            if compare:
+                c.same_as(before)
+            c.ask()
+    c.gone()
+
+
+@scenario
+def sysv_again(env):
+    """System V objects, with their ids and content."""
+    again_and_again(env, "sysv")
+
+
+@scenario
+def undo(env):
+    """Semaphore operations are undone when a restored process ends, which CRIU forgets."""
+    env.only_stasis()
+    again_and_again(env, "undo", compare=False)
+
+
+@scenario
+def message_queues(env):
+    """Empty POSIX queues come back with those who wait at them; one with messages is refused."""
+    env.only_stasis()
+    again_and_again(env, "mqueue", compare=False)
+    with Container(env, "mqueue", "full") as c:
+        c.start()
+        said = c.stasis("plan", c.name, ok=None)
+        expect("/full with 1 message in it" in said.stdout + said.stderr, said.stdout + said.stderr)
+        c.checkpoint(ok=False)
+        c.ask()
+    c.gone()
+
+
+@scenario
+def network_of_its_own(env):
+    """Loopback's addresses, routes, rules and sysctls stay; what can't be made again is refused."""
+    env.only_stasis()
+
+    def inside(c, *command, ok=True):
+        return run("nsenter", f"--net=/proc/{c.init()}/ns/net", *command, ok=ok).stdout
+
+    def view(c):
+        return [inside(c, "ip", *what) for what in (
+            ("addr", "show", "lo"), ("route",), ("route", "show", "table", "77"),
+            ("-6", "route"), ("rule",), ("-6", "rule"))] + [
+            inside(c, "cat", f"/proc/sys/net/{name}") for name in (
+                "ipv4/conf/lo/rp_filter", "ipv4/conf/all/forwarding", "ipv6/conf/lo/hop_limit",
+                "ipv4/conf/default/arp_announce")]
+    with Container(env, "counter") as c:
+        c.start()
+        for what in (("addr", "add", "10.1.2.3/32", "dev", "lo"),
+                     ("addr", "add", "fd00::7/128", "dev", "lo"),
+                     ("addr", "del", "127.0.0.1/8", "dev", "lo"),
+                     ("addr", "add", "127.0.0.2/8", "dev", "lo"),
+                     ("route", "add", "10.9.0.5", "dev", "lo"),
+                     ("route", "add", "10.9.0.1", "via", "10.9.0.5"),
+                     ("route", "add", "blackhole", "10.66.0.0/16", "table", "77"),
+                     ("-6", "route", "add", "fd01::/64", "dev", "lo"),
+                     ("rule", "add", "from", "10.1.2.3", "table", "77", "priority", "500")):
+            inside(c, "ip", *what)
+        for name, value in (("ipv4/conf/lo/rp_filter", 1), ("ipv4/conf/all/forwarding", 1),
+                            ("ipv6/conf/lo/hop_limit", 33), ("ipv4/conf/default/arp_announce", 2)):
+            inside(c, "sh", "-c", f"echo {value} > /proc/sys/net/{name}")
+        before = view(c)
+        for door in ("runc", "stasis"):
+            c.checkpoint("--leave-running", door=door)
+            image = c.checkpoint(door=door)
+            c.gone()
+            c.restore(image, door=door)
+            expect(view(c) == before, f"was {before}, is {view(c)}")
+            c.ask()
+        inside(c, "iptables-legacy", "-A", "INPUT", "-p", "tcp", "--dport", "7", "-j", "DROP")
+        said = c.stasis("plan", c.name, ok=None)
+        expect("iptables table filter" in said.stdout + said.stderr, said.stdout + said.stderr)
+        c.checkpoint(ok=False)
+        c.ask()
     c.gone()
 
 

@@ -44,7 +44,7 @@ def program_scenario(program, door="runc", **keywords):
         round_trip(env, Mapped(env, program, **keywords), door=door)
 
 
-for _program in ("counter", "files", "limits", "memory", "signals", "threads", "tree"):
+for _program in ("counter", "files", "limits", "memory", "signals", "sysv", "threads", "tree"):
     program_scenario(_program)
 program_scenario("confined", change=more_caps)
 program_scenario("threads", door="stasis")

@@ -1,0 +1,180 @@
+#include "engine/namespaces/net_sysctls.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <span>
+#include <string>
+
+#include "base/error.h"
+#include "base/text.h"
+#include "engine/namespaces/sysctl.h"
+
+namespace stasis::engine::net {
+namespace {
+
+using Entries = google::protobuf::RepeatedPtrField<image::SysctlEntry>;
+
+// The format's order, which is all that tells the values apart.
+constexpr const char* names4[] = {
+    "accept_local",
+    "accept_redirects",
+    "accept_source_route",
+    "arp_accept",
+    "arp_announce",
+    "arp_filter",
+    "arp_ignore",
+    "arp_notify",
+    "bootp_relay",
+    "disable_policy",
+    "disable_xfrm",
+    "force_igmp_version",
+    "forwarding",
+    "igmpv2_unsolicited_report_interval",
+    "igmpv3_unsolicited_report_interval",
+    "log_martians",
+    "medium_id",
+    "promote_secondaries",
+    "proxy_arp",
+    "proxy_arp_pvlan",
+    "route_localnet",
+    "rp_filter",
+    "secure_redirects",
+    "send_redirects",
+    "shared_media",
+    "src_valid_mark",
+    "tag",
+    "ignore_routes_with_linkdown",
+    "drop_gratuitous_arp",
+    "drop_unicast_in_l2_multicast",
+};
+constexpr const char* names6[] = {
+    "accept_dad",
+    "accept_ra",
+    "accept_ra_defrtr",
+    "accept_ra_from_local",
+    "accept_ra_min_hop_limit",
+    "accept_ra_mtu",
+    "accept_ra_pinfo",
+    "accept_ra_rt_info_max_plen",
+    "accept_ra_rtr_pref",
+    "accept_redirects",
+    "accept_source_route",
+    "autoconf",
+    "dad_transmits",
+    "disable_ipv6",
+    "drop_unicast_in_l2_multicast",
+    "drop_unsolicited_na",
+    "force_mld_version",
+    "force_tllao",
+    "forwarding",
+    "hop_limit",
+    "ignore_routes_with_linkdown",
+    "keep_addr_on_down",
+    "max_addresses",
+    "max_desync_factor",
+    "mldv1_unsolicited_report_interval",
+    "mldv2_unsolicited_report_interval",
+    "mtu",
+    "ndisc_notify",
+    "optimistic_dad",
+    "proxy_ndp",
+    "regen_max_retry",
+    "router_probe_interval",
+    "router_solicitation_delay",
+    "router_solicitation_interval",
+    "router_solicitations",
+    "stable_secret",
+    "suppress_frag_ndisc",
+    "temp_prefered_lft",
+    "temp_valid_lft",
+    "use_oif_addrs_only",
+    "use_optimistic",
+    "use_tempaddr",
+};
+
+constexpr std::string_view text_value = "stable_secret";
+// Switches that the kernel sets others along with, and one that it sets.
+constexpr std::string_view first = "forwarding", last = "accept_redirects";
+
+struct Family {
+  const char* folder;
+  std::span<const char* const> names;
+};
+const Family ipv4{"ipv4", names4}, ipv6{"ipv6", names6};
+
+std::string path_of(const Family& family, const char* target, const char* name) {
+  return fmt::format("net/{}/conf/{}/{}", family.folder, target, name);
+}
+
+void read(const Family& family, const char* target, Entries* entries) {
+  for (const char* name : family.names) {
+    image::SysctlEntry& entry = *entries->Add();
+    entry.set_type(name == text_value ? image::CTL_STR : image::CTL_32);
+    auto value = sysctl::find(path_of(family, target, name));
+    if (!value) continue;  // this kernel doesn't have it, or it is unset
+    if (entry.type() == image::CTL_STR)
+      entry.set_sarg(*value);
+    else if (auto number = text::to_int<int32_t>(*value))
+      entry.set_iarg(*number);
+  }
+}
+
+bool is_address(const std::string& value) {
+  return value.size() <= 40 && value.find_first_not_of("0123456789abcdefABCDEF:") == value.npos;
+}
+
+void restore_one(const Family& family, const char* target, const char* name,
+                 const image::SysctlEntry& entry) {
+  std::string value;
+  if (name == text_value) {
+    if (!entry.has_sarg() || entry.sarg().empty() || !is_address(entry.sarg())) return;
+    value = entry.sarg();
+  } else {
+    if (!entry.has_iarg()) return;
+    value = std::to_string(entry.iarg());
+  }
+  const std::string path = path_of(family, target, name);
+  auto here = sysctl::find(path);
+  if (name == text_value ? here != value : here && *here != value) sysctl::write(path, value);
+}
+
+void restore(const Family& family, const char* target, const Entries& entries) {
+  size_t count = std::min(family.names.size(), static_cast<size_t>(entries.size()));
+  auto pass = [&](auto wanted) {
+    for (size_t i = 0; i < count; ++i)
+      if (wanted(std::string_view(family.names[i])))
+        restore_one(family, target, family.names[i], entries[static_cast<int>(i)]);
+  };
+  pass([](std::string_view name) { return name == first; });
+  pass([](std::string_view name) { return name != first && name != last; });
+  pass([](std::string_view name) { return name == last; });
+}
+
+}  // namespace
+
+void read_sysctls(image::NetnsEntry& settings) {
+  read(ipv4, "default", settings.mutable_def_conf4());
+  read(ipv4, "all", settings.mutable_all_conf4());
+  read(ipv6, "default", settings.mutable_def_conf6());
+  read(ipv6, "all", settings.mutable_all_conf6());
+}
+
+void read_sysctls(image::NetDeviceEntry& loopback) {
+  read(ipv4, "lo", loopback.mutable_conf4());
+  read(ipv6, "lo", loopback.mutable_conf6());
+}
+
+void restore_sysctls(const image::NetnsEntry& settings) {
+  restore(ipv4, "all", settings.all_conf4());
+  restore(ipv4, "default", settings.def_conf4());
+  restore(ipv6, "all", settings.all_conf6());
+  restore(ipv6, "default", settings.def_conf6());
+}
+
+void restore_sysctls(const image::NetDeviceEntry& loopback) {
+  restore(ipv4, "lo", loopback.conf4());
+  restore(ipv6, "lo", loopback.conf6());
+}
+
+}  // namespace stasis::engine::net
