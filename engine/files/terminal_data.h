@@ -1,0 +1,21 @@
+// What waits in a terminal to be read. The kernel shows it to nobody who doesn't
+// take it out; it is put back at once.
+#pragma once
+
+#include <string>
+
+namespace stasis::engine::files {
+
+struct TerminalData {
+  std::string typed;    // for the slave: lines as they are read, and one that has begun
+  std::string printed;  // for the master
+  bool empty() const { return typed.empty() && printed.empty(); }
+};
+
+// `master`: -1 where it is outside; what it has to read is its holder's then.
+TerminalData copy_data(int master, int slave);
+
+// Into a terminal that nobody uses meanwhile. `slave` can be read and written.
+void put_data(int slave, const TerminalData& data);
+
+}  // namespace stasis::engine::files
