@@ -2,6 +2,7 @@
 #include <fcntl.h>
 #include <fmt/core.h>
 #include <sys/syscall.h>
+#include <sys/sysmacros.h>
 
 #include <algorithm>
 
@@ -48,6 +49,17 @@ std::set<PtyId> masters_of(const image::Checkpoint& image) {
   return masters;
 }
 
+// Of a devpts of the container.
+bool is_inside(const image::Checkpoint& image, PtyId id) {
+  if (image.mounts.empty()) return true;
+  for (const auto& [ns, mounts] : image.mounts)
+    for (const image::MntEntry& mount : mounts)
+      if (mount.fstype() == image::DEVPTS &&
+          makedev(mount.root_dev() >> 20, mount.root_dev() & 0xfffff) == id.first)
+        return true;
+  return false;
+}
+
 TerminalData data_of(const image::Checkpoint& image, PtyId id) {
   TerminalData data;
   for (const image::TtyInfoEntry& info : image.terminals) {
@@ -88,25 +100,29 @@ UniqueFd find_device(int root, const std::string& name, unsigned major, unsigned
 std::set<PtyId> check_terminals(const image::Checkpoint& checkpoint, const RestorePlan& plan,
                                 const std::set<PtyId>& there) {
   std::set<PtyId> masters = masters_of(checkpoint);
-  std::set<PtyId> orphans, found;
+  std::set<PtyId> outside, found;
   for (const auto& [id, file] : checkpoint.files) {
     if (file.type() != image::TTY) continue;
     const image::TtyInfoEntry& info = info_of(checkpoint, file);
     if (info.type() != image::PTY || is_hung(info) || masters.contains(id_of(info))) continue;
-    (there.contains(id_of(info)) ? found : orphans).insert(id_of(info));
+    (there.contains(id_of(info)) ? found : outside).insert(id_of(info));
   }
-  if (orphans.empty() || (plan.terminal >= 0 && orphans.size() == 1)) return found;
-  std::string name = fmt::format("/dev/pts/{}", orphans.rbegin()->second);
-  if (orphans.size() > 1)
-    throw Error("restore the terminal", name)
-        .because("the other end of more than one terminal was outside of the container")
+  if (outside.empty()) return found;
+  PtyId last = *outside.rbegin();
+  Error error("restore the terminal", fmt::format("/dev/pts/{}", last.second));
+  if (outside.size() > 1)
+    throw error.because("the other end of more than one terminal was outside of the container")
         .hint("end what was started beside the container's first process (as by exec -t)");
-  if (plan.orphan_pts_master) return found;
-  throw Error("restore the terminal", name)
-      .because("its other end was outside of the container, and nobody is there to take it")
-      .hint(plan.shell_job ? "standard input must be a terminal, which takes its place"
-                           : "give the container a terminal (\"terminal\": true), or use "
-                             "--shell-job in a terminal that takes its place");
+  const bool inside = is_inside(checkpoint, last);
+  if (plan.terminal >= 0 || (plan.orphan_pts_master && inside)) return found;
+  if (plan.shell_job)
+    throw error.because("standard input is no terminal that could take its place")
+        .hint("restore it from a terminal");
+  if (!inside)
+    throw error.because("it isn't the container's own")
+        .hint("use --shell-job in a terminal that is to take its place");
+  throw error.because("its other end was outside of the container, and nobody is there to take it")
+      .hint("give the container a terminal (\"terminal\": true), or use --shell-job in one");
 }
 
 bool is_current_terminal(const image::Checkpoint& checkpoint, const image::FileEntry& file) {
@@ -158,7 +174,9 @@ Terminals::Pty& Terminals::pty_of(const image::TtyInfoEntry& info) {
   const image::TtyInfoEntry* lives = living(id);
   bool own = masters_of(restorer_.image()).contains(id);
   pty.orphan = lives && !own;
-  if (pty.orphan && !restorer_.plan().orphan_pts_master) return pty;  // the caller's own
+  const RestorePlan& plan = restorer_.plan();
+  if (pty.orphan && !(plan.orphan_pts_master && is_inside(restorer_.image(), id)))
+    return pty;  // the caller's takes its place
   if (!pty.master.valid()) pty.master = open_master(info);
   kernel::set_pty_locked(pty.master.get(), false);
   hang_up(id, pty);

@@ -269,7 +269,7 @@ def shell_job(env):
             c.gone()
             if number == 0:
                 refused = c.stasis("restore", c.name, "--image", image, ok=False).stderr
-                expect("must be a terminal" in refused, refused)
+                expect("standard input is no terminal" in refused, refused)
             ours.close()
             ours = OurTerminal()
             code = ours.call(env.stasis, "restore", c.name, "--image", image)
