@@ -2,7 +2,10 @@
 
 #include <fmt/core.h>
 
+#include <algorithm>
+#include <array>
 #include <cstring>
+#include <vector>
 
 #include "engine/files/probe.h"
 #include "kernel/tty.h"
@@ -19,7 +22,10 @@ void store(const termios& settings, image::TermiosEntry& entry) {
   entry.set_c_line(settings.c_line);
   entry.set_c_ispeed(0);  // in c_cflag
   entry.set_c_ospeed(0);
-  for (cc_t character : settings.c_cc) entry.add_c_cc(character);
+  // The format has four of them in one word, and as many words as characters.
+  std::array<uint32_t, NCCS> words{};
+  memcpy(words.data(), settings.c_cc, sizeof settings.c_cc);
+  for (uint32_t word : words) entry.add_c_cc(word);
 }
 
 termios load(const image::TermiosEntry& entry) {
@@ -29,8 +35,8 @@ termios load(const image::TermiosEntry& entry) {
   settings.c_cflag = entry.c_cflag();
   settings.c_lflag = entry.c_lflag();
   settings.c_line = static_cast<cc_t>(entry.c_line());
-  for (int i = 0; i < NCCS && i < entry.c_cc_size(); ++i)
-    settings.c_cc[i] = static_cast<cc_t>(entry.c_cc(i));
+  const std::vector<uint32_t> words(entry.c_cc().begin(), entry.c_cc().end());
+  memcpy(settings.c_cc, words.data(), std::min(sizeof settings.c_cc, words.size() * 4));
   return settings;
 }
 
