@@ -217,8 +217,9 @@ void TerminalDump::store_data(Dumper& dumper, const Key& key, const Terminal& sl
     int on = 1;
     if (locked) kernel::call(SYS_ioctl, master->second.file->fd.get(), TIOCSPTLCK, &on);
   });
-  UniqueFd fd = reopen(slave.file->fd.get(), O_RDWR, slave.file->probe.link);
-  TerminalData data = copy_data(own ? master->second.file->fd.get() : -1, fd.get());
+  UniqueFd fd = reopen(slave.file->fd.get(), O_RDWR | O_NONBLOCK, slave.file->probe.link);
+  TerminalData data =
+      copy_data(own ? master->second.file->fd.get() : -1, fd.get(), !dumper.plan().leave_running);
   auto append = [&](uint32_t number, const std::string& bytes) {
     image::TtyDataEntry entry;
     entry.set_tty_id(number);

@@ -17,12 +17,19 @@ namespace {
 
 constexpr size_t most = 64 << 10;  // the kernel holds less
 
-// Also has the kernel pass on what was written at the other end.
+// Has the kernel pass on what was written at the other end.
 bool has_data(int fd) {
   pollfd look{fd, POLLIN, 0};
   timespec now{};
   long ready = kernel::call(SYS_ppoll, &look, 1, &now, nullptr, 0);
   return ready > 0 && (look.revents & POLLIN) != 0;
+}
+
+int count_waiting(int fd) {
+  has_data(fd);
+  int bytes = 0;
+  kernel::tty_ioctl(fd, FIONREAD, &bytes, "look what waits in");
+  return bytes;
 }
 
 std::string read_once(int fd) {
@@ -34,12 +41,15 @@ std::string read_once(int fd) {
 
 std::string read_all(int fd) {
   std::string text;
-  while (text.size() < most && has_data(fd)) {
-    std::string part = read_once(fd);
-    if (part.empty()) break;
-    text += part;
-  }
+  while (text.size() < most && count_waiting(fd) > 0) text += read_once(fd);
   return text;
+}
+
+// For what gives back that was taken: a second time, should the first one fail.
+template <typename Step>
+long insist(Step step) {
+  long result = step();
+  return result < 0 ? step() : result;
 }
 
 bool ends_line(char c, const termios& settings) {
@@ -78,33 +88,38 @@ termios without_lines(const termios& settings) {
   return result;
 }
 
+void set_back(int fd, const termios& settings) {
+  insist([&] { return kernel::call(SYS_ioctl, fd, TCSETS, &settings); });
+}
+
 // Takes it out; `data` holds what was taken also when this throws.
-void take_data(int master, int slave, TerminalData& data) {
+void take_typed(int slave, bool beginnings, TerminalData& data) {
   const termios settings = kernel::tty_settings(slave);
-  if (master >= 0) data.printed = read_all(master);
-  if ((settings.c_lflag & ICANON) != 0) data.typed = read_lines(slave, settings);
-  const termios all = without_lines(settings);
-  if (memcmp(&all, &settings, sizeof all) == 0) {
-    data.typed += read_all(slave);
+  if ((settings.c_lflag & ICANON) == 0) {
+    data.typed = read_all(slave);
     return;
   }
-  ScopeExit restore([&] { kernel::call(SYS_ioctl, slave, TCSETS, &settings); });
-  kernel::set_tty_settings(slave, all);
+  if (!beginnings && !has_data(slave)) return;
+  data.typed = read_lines(slave, settings);
+  // A line that has begun is shown only to who doesn't want lines.
+  ScopeExit restore([&] { set_back(slave, settings); });
+  kernel::set_tty_settings(slave, without_lines(settings));
   data.typed += read_all(slave);
 }
 
 }  // namespace
 
-TerminalData copy_data(int master, int slave) {
+TerminalData copy_data(int master, int slave, bool beginnings) {
   TerminalData data;
   const bool packets = master >= 0 && kernel::has_packet_mode(master);
   ScopeExit restore([&] {
     int on = 1;
-    if (packets) kernel::call(SYS_ioctl, master, TIOCPKT, &on);
+    if (packets) insist([&] { return kernel::call(SYS_ioctl, master, TIOCPKT, &on); });
   });
   if (packets) kernel::set_packet_mode(master, false);
   try {
-    take_data(master, slave, data);
+    if (master >= 0) data.printed = read_all(master);
+    take_typed(slave, beginnings, data);
   } catch (const Error&) {
     put_data(slave, data);
     throw;
@@ -115,23 +130,28 @@ TerminalData copy_data(int master, int slave) {
 
 void put_data(int slave, const TerminalData& data) {
   if (data.empty()) return;
-  const termios settings = kernel::tty_settings(slave);
-  kernel::set_tty_settings(slave, neutral(settings));
-  ScopeExit restore([&] { kernel::call(SYS_ioctl, slave, TCSETS, &settings); });
+  termios settings{};
+  kernel::must(insist([&] { return kernel::call(SYS_ioctl, slave, TCGETS, &settings); }),
+               "read the settings of", "a terminal");
+  const termios quiet = neutral(settings);
+  kernel::must(insist([&] { return kernel::call(SYS_ioctl, slave, TCSETS, &quiet); }), "set up",
+               "a terminal");
+  ScopeExit restore([&] { set_back(slave, settings); });
   // As typed, but done when the call returns.
   for (char c : data.typed)
-    kernel::must(kernel::call(SYS_ioctl, slave, TIOCSTI, &c), "put back what waits in",
-                 "a terminal");
+    kernel::must(insist([&] { return kernel::call(SYS_ioctl, slave, TIOCSTI, &c); }),
+                 "put back what waits in", "a terminal");
   std::string_view rest = data.printed;
   while (!rest.empty()) {
     pollfd look{slave, POLLOUT, 0};
     timespec patience{.tv_sec = 1, .tv_nsec = 0};
-    long ready = kernel::call(SYS_ppoll, &look, 1, &patience, nullptr, 0);
-    if (ready <= 0) throw Error("put back what waits in", "a terminal").because("it takes no more");
+    auto room = [&] { return kernel::call(SYS_ppoll, &look, 1, &patience, nullptr, 0); };
+    if (insist(room) <= 0)
+      throw Error("put back what waits in", "a terminal").because("it takes no more");
     std::string_view part = rest.substr(0, 512);
+    auto write = [&] { return kernel::call(SYS_write, slave, part.data(), part.size()); };
     rest.remove_prefix(
-        static_cast<size_t>(kernel::must(kernel::call(SYS_write, slave, part.data(), part.size()),
-                                         "put back what waits in", "a terminal")));
+        static_cast<size_t>(kernel::must(insist(write), "put back what waits in", "a terminal")));
   }
 }
 

@@ -13,7 +13,9 @@ struct TerminalData {
 };
 
 // `master`: -1 where it is outside; what it has to read is its holder's then.
-TerminalData copy_data(int master, int slave);
+// `beginnings`: lines that have begun, which cannot be seen without a change of
+// the terminal's settings, also where nothing else waits. `slave` doesn't block.
+TerminalData copy_data(int master, int slave, bool beginnings);
 
 // Into a terminal that nobody uses meanwhile. `slave` can be read and written.
 void put_data(int slave, const TerminalData& data);

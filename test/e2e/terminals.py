@@ -11,7 +11,8 @@ import subprocess
 import termios
 import time
 
-from harness import PATIENCE, Container, Failure, expect, run, scenario
+import faults
+from harness import PATIENCE, Container, Failure, Skip, expect, run, scenario
 from in_place import from_checkpoint, restore_log
 
 SIZE = (33, 101)  # rows, columns
@@ -56,12 +57,12 @@ class Console:
         return self
 
     def wait_for(self, wanted, seconds=20):
-        """Reads on until a line of the output is (a match of) `wanted`; what came before is taken."""
+        """Reads on until the output has a match of `wanted`; all up to there is taken."""
         pattern = re.compile(wanted, re.MULTILINE)
         end = time.monotonic() + seconds * PATIENCE
         while not (found := pattern.search(self.seen)):
             ready, _, _ = select.select([self.master], [], [], max(0, end - time.monotonic()))
-            expect(ready, f"waited for {wanted!r} on the terminal, which shows {self.seen[-500:]!r}")
+            expect(ready, f"waited for {wanted!r} on a terminal that shows {self.seen[-500:]!r}")
             try:
                 text = os.read(self.master, 65536)
             except OSError as error:
@@ -162,6 +163,10 @@ def console_round(env, door):
             console.wait_for("COMMAND")
         console.type("q").wait_for("^ready> ")
         answers(console)
+        # What was typed ahead waits on.
+        console.run("sleep 3", "sleep 3$").type("echo $((5 * 5))\n").wait_for("5 . 5")
+        come_back(c, console, door)
+        console.wait_for("^25$").wait_for("^ready> ")
         come_back(c, console, door)  # at the prompt, which readline has raw
         answers(console)
     c.gone()
@@ -250,14 +255,15 @@ class OurTerminal(Console):
 
 @scenario
 def shell_job(env):
-    """A container on the terminal of whoever started it: refused, or brought back to another one."""
+    """A container on the terminal of whoever started it: refused, or brought back to another."""
     env.only_stasis()
 
     def reader(config):
         config["process"]["args"] = ["/bin/cat"]
     with Container(env, change=reader) as c:
         ours = OurTerminal()
-        expect(ours.call("runc", "run", "-d", "--bundle", c.bundle, c.name) == 0, "it doesn't start")
+        code = ours.call("runc", "run", "-d", "--bundle", c.bundle, c.name)
+        expect(code == 0, f"runc run: {code}")
         ours.type("hello\n").wait_for("^hello$")
         refused = c.stasis("checkpoint", c.name, "--image", c.dir / "refused", ok=False).stderr
         expect("holds the terminal /dev/pts/" in refused and "--shell-job" in refused, refused)
@@ -277,3 +283,40 @@ def shell_job(env):
             ours.type("back\n").wait_for("^back$")
         ours.close()
     c.gone()
+
+
+# Where data waits a dump takes it out and puts it back: nothing helps against a kill just then.
+for _how, _state in ((faults.FAIL, ()), (faults.KILL, ("idle",))):
+    for _sweep in (faults.sweep_dump, faults.sweep_restore):
+        def _register(sweep=_sweep, how=_how, state=_state):
+            word = "fail" if how == faults.FAIL else "kill"
+
+            @scenario(name=f"{sweep.__name__[6:]}_{word}_terminals", seconds=300)
+            def go(env):
+                sweep(env, "terminals", how, faults.SAMPLE,
+                      lambda e, program, **keywords: Container(e, program, *state, **keywords))
+        _register()
+
+
+@scenario(label="interop", name="terminals_criu")
+def with_criu(env):
+    """The console with its jobs, from CRIU's image and to it."""
+    env.only_stasis()
+    peer = env.peers and os.path.join(env.peers, "criu-4.2")
+    if not peer or not os.path.exists(peer):
+        raise Skip("no criu-4.2; test/interop/get-criu brings it")
+    for dumper, restorer in ((env.stasis, peer), (peer, env.stasis)):
+        with console_of(env) as (c, console):
+            console.run("sleep 1000 &", r"^\[1\] \d+$").wait_for("^ready> ")
+            console.type("cat\n").wait_for("cat$")
+            c.env = env.with_engine(dumper)
+            image = c.checkpoint()
+            c.gone()
+            c.env = env.with_engine(restorer)
+            c.restore(image, "--console-socket", console.path)
+            console.take()
+            expect(console.size() == SIZE, f"the terminal's size is {console.size()}")
+            console.type("back again\n").wait_for("^back again$").wait_for("^back again$")
+            if restorer == env.stasis:  # CRIU gives only bash the terminal back, not its jobs
+                foreground_job_answers(console)
+        c.gone()
