@@ -118,8 +118,8 @@ TerminalData copy_data(int master, int slave, bool beginnings) {
   });
   if (packets) kernel::set_packet_mode(master, false);
   try {
+    take_typed(slave, beginnings, data);  // first: its echo may be under way
     if (master >= 0) data.printed = read_all(master);
-    take_typed(slave, beginnings, data);
   } catch (const Error&) {
     put_data(slave, data);
     throw;

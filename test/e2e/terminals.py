@@ -14,6 +14,7 @@ import time
 import faults
 from harness import PATIENCE, Container, Failure, Skip, expect, run, scenario
 from in_place import from_checkpoint, restore_log
+from userns import Mapped
 
 SIZE = (33, 101)  # rows, columns
 
@@ -99,9 +100,9 @@ def shell(config):
 
 
 @contextlib.contextmanager
-def console_of(env):
+def console_of(env, kind=Container):
     """A container with bash at a terminal, and us at the other end."""
-    c = Container(env, change=shell)
+    c = kind(env, change=shell)
     with_bash(c)
     with c:
         console = Console(c)
@@ -185,10 +186,8 @@ def console_cli(env):
     console_round(env, "stasis")
 
 
-@scenario
-def terminals(env):
-    """Pseudoterminals inside, left running twice and brought back twice."""
-    with Container(env, "terminals") as c:
+def ptys_round(env, kind):
+    with kind(env, "terminals") as c:
         c.start()
         before = c.observe()
         for _ in range(2):
@@ -199,6 +198,28 @@ def terminals(env):
             c.gone()
             c.restore(image).same_as(before)
             c.ask()
+    c.gone()
+
+
+@scenario
+def terminals(env):
+    """Pseudoterminals inside, left running twice and brought back twice."""
+    ptys_round(env, Container)
+
+
+@scenario
+def userns_terminals(env):
+    """The same, and the console, where root inside is nobody's root outside."""
+    ptys_round(env, Mapped)
+    with console_of(env, Mapped) as (c, console):
+        console.run("sleep 1000 &", r"^\[1\] \d+$").wait_for("^ready> ")
+        console.type("cat\n").wait_for("cat$")
+        for _ in range(2):
+            c.checkpoint("--leave-running")
+            foreground_job_answers(console)
+            come_back(c, console, "runc")
+            foreground_job_answers(console)
+        end_of_jobs(console)
     c.gone()
 
 
