@@ -17,6 +17,8 @@
 #include "engine/files/terminal_data.h"
 #include "engine/files/terminal_settings.h"
 #include "engine/image/image.h"
+#include "engine/mounts/spaces.h"
+#include "kernel/fs.h"
 #include "kernel/tty.h"
 
 namespace stasis::engine::files {
@@ -230,6 +232,33 @@ void TerminalDump::store_data(Dumper& dumper, const Key& key, const Terminal& sl
   if (own) append(master->second.number, data.printed);
 }
 
+// The console of a container whose processes have closed it, say: it is still
+// mounted, and the terminal of its session.
+bool TerminalDump::add_unheld(Dumper& dumper, const Session& session) {
+  const unsigned index = kernel::decoded_minor(session.terminal);
+  std::string name = fmt::format("/dev/pts/{}", index);
+  long opened = kernel::try_open_in(dumper.around().root(mounts::spaces_of(dumper.plan()).front()),
+                                    name.substr(1), O_RDWR | O_NOCTTY | O_NONBLOCK,
+                                    RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS);
+  if (opened < 0) return false;
+  UniqueFd fd(static_cast<int>(opened));
+  Probe probe;
+  probe.pid = session.leader;
+  probe.link = name;
+  probe.stat = kernel::stat_fd(fd.get());
+  if (!is_pty_slave(probe) || probe.stat.stx_rdev_minor != index ||
+      !is_own_instance(probe.device(), dumper.plan()))
+    return false;
+  OpenFile file;
+  file.fd = std::move(fd);
+  file.probe = std::move(probe);
+  Key key{Side::slave, file.probe.device(), index};
+  image::TtyInfoEntry info = describe(dumper, key, {index << 1, &file});
+  if (!numbers_.insert(info.id()).second || info.sid() != session.id) return false;
+  dumper.writer().append("tty-info", info);
+  return true;
+}
+
 void TerminalDump::finish(Dumper& dumper) {
   std::set<uint32_t> served;
   for (const auto& [key, terminal] : terminals_) {
@@ -243,7 +272,8 @@ void TerminalDump::finish(Dumper& dumper) {
       add_closed_slave(dumper, info);
   }
   for (const Session& session : sessions_)
-    if (session.terminal != 0 && session.id != 0 && !served.contains(session.id))
+    if (session.terminal != 0 && session.id != 0 && !served.contains(session.id) &&
+        !add_unheld(dumper, session))
       dumper.log().warn("Session {} has a terminal that no process holds open: it loses it",
                         session.id);
   terminals_.clear();

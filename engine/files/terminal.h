@@ -56,6 +56,7 @@ class TerminalDump {
   const Session* session_of(const Key& key, const OpenFile& file) const;
   image::TtyInfoEntry describe(Dumper& dumper, const Key& key, const Terminal& terminal) const;
   void add_closed_slave(Dumper& dumper, const image::TtyInfoEntry& master);
+  bool add_unheld(Dumper& dumper, const Session& session);
   void store_data(Dumper& dumper, const Key& key, const Terminal& slave) const;
 
   std::vector<Session> sessions_;

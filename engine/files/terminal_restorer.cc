@@ -101,9 +101,7 @@ std::set<PtyId> check_terminals(const image::Checkpoint& checkpoint, const Resto
                                 const std::set<PtyId>& there) {
   std::set<PtyId> masters = masters_of(checkpoint);
   std::set<PtyId> outside, found;
-  for (const auto& [id, file] : checkpoint.files) {
-    if (file.type() != image::TTY) continue;
-    const image::TtyInfoEntry& info = info_of(checkpoint, file);
+  for (const image::TtyInfoEntry& info : checkpoint.terminals) {
     if (info.type() != image::PTY || is_hung(info) || masters.contains(id_of(info))) continue;
     (there.contains(id_of(info)) ? found : outside).insert(id_of(info));
   }

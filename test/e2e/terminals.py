@@ -12,8 +12,9 @@ import termios
 import time
 
 import faults
-from harness import PATIENCE, Container, Failure, Skip, expect, run, scenario
+from harness import PATIENCE, Container, Skip, expect, run, scenario, wait_for
 from in_place import from_checkpoint, restore_log
+from podman import Podman
 from userns import Mapped
 
 SIZE = (33, 101)  # rows, columns
@@ -65,10 +66,11 @@ class Console:
             ready, _, _ = select.select([self.master], [], [], max(0, end - time.monotonic()))
             expect(ready, f"waited for {wanted!r} on a terminal that shows {self.seen[-500:]!r}")
             try:
-                text = os.read(self.master, 65536)
+                self.seen += os.read(self.master, 65536).decode(errors="replace").replace("\r", "")
             except OSError as error:
-                raise Failure(f"{error} while waiting for {wanted!r} after {self.seen!r}") from None
-            self.seen += text.decode(errors="replace").replace("\r", "")
+                # Nobody has it open; somebody may open it.
+                expect(time.monotonic() < end, f"{error} instead of {wanted!r} on the terminal")
+                time.sleep(0.05)
         self.seen = self.seen[found.end():]
         return self
 
@@ -165,8 +167,11 @@ def console_round(env, door):
         console.type("q").wait_for("^ready> ")
         answers(console)
         # What was typed ahead waits on.
-        console.run("sleep 3", "sleep 3$").type("echo $((5 * 5))\n").wait_for("5 . 5")
+        console.run("mkfifo /tmp/gate; cat /tmp/gate", "gate$").type("echo $((5 * 5))\n")
+        console.wait_for("5 . 5")
         come_back(c, console, door)
+        with open(f"/proc/{c.init()}/root/tmp/gate", "w", encoding="ascii"):
+            pass  # it opens, and cat ends
         console.wait_for("^25$").wait_for("^ready> ")
         come_back(c, console, door)  # at the prompt, which readline has raw
         answers(console)
@@ -177,6 +182,28 @@ def console_round(env, door):
 def console(env):
     """bash at the container's terminal goes on, with its jobs, under `runc --criu stasis`."""
     console_round(env, "runc")
+
+
+@scenario
+def console_closed(env):
+    """No process holds the container's terminal open any more: it is still theirs afterwards."""
+    with console_of(env) as (c, console):
+        script = ("while :; do test -e /tmp/speak && rm /tmp/speak && echo here >/dev/tty; "
+                  "sleep 0.1; done")
+        console.type("trap '' HUP\n").wait_for("^ready> ")
+        console.type(f"exec sh -c '{script}' </dev/null >/dev/null 2>&1\n")
+
+        def speaks():
+            expect(os.readlink(f"/proc/{c.init()}/fd/1") == "/dev/null", "it holds its terminal")
+            run("runc", "exec", c.name, "touch", "/tmp/speak")
+            console.wait_for("^here$")
+        wait_for("the shell to close it",
+                 lambda: os.readlink(f"/proc/{c.init()}/fd/1") == "/dev/null")
+        speaks()
+        for _ in range(2):
+            come_back(c, console, "runc")
+            speaks()
+    c.gone()
 
 
 @scenario
@@ -341,3 +368,24 @@ def with_criu(env):
             if restorer == env.stasis:  # CRIU gives only bash the terminal back, not its jobs
                 foreground_job_answers(console)
         c.gone()
+
+
+@scenario(label="long")
+def podman_terminal(env):
+    """A container of `podman run -t` is attached to before and after."""
+    env.only_stasis()
+    with Podman(env) as p:
+        p.import_busybox()
+        p("run", "-dt", "--name", p.name, "--network=none", "--ulimit", "nofile=1000:1000",
+          "--ulimit", "nproc=1000:1000", "busybox:test", "/bin/sh", "-c",
+          "while read x; do echo got $x; done")
+        for number in range(3):
+            ours = OurTerminal()
+            attached = subprocess.Popen(p.command("attach", p.name), stdin=ours.slave,
+                                        stdout=ours.slave, stderr=ours.slave, env=p.env)
+            ours.type(f"{number}\n").wait_for(f"^got {number}$")
+            attached.kill()
+            attached.wait()
+            ours.close()
+            p("container", "checkpoint", p.name)
+            p("container", "restore", p.name)
