@@ -50,7 +50,8 @@ std::optional<Objection> about_slave(const Probe& probe, const Surroundings& aro
     return about(probe, "whose other end is outside of the container",
                  "allow it with --orphan-pts-master, or with --shell-job and restore from a "
                  "terminal that takes its place");
-  if (id != around.ptys().orphans(plan).front())
+  const std::vector<PtyId> orphans = around.ptys().orphans(plan);
+  if (!orphans.empty() && id != orphans.front())
     return about(probe, "the second one whose other end is outside of the container",
                  "end what was started beside the container's first process (as by exec -t)");
   return std::nullopt;
@@ -170,6 +171,12 @@ image::TtyInfoEntry TerminalDump::describe(Dumper& dumper, const Key& key,
   const Probe& probe = terminal.file->probe;
   const Session* session = session_of(key, *terminal.file);
   const bool current = is_current_tty(probe);
+  if (side == Side::current && !session)
+    throw Error("dump", process_name(probe.pid))
+        .because(fmt::format("it holds /dev/tty open as descriptor {}, which was the terminal of a "
+                             "session whose first process has ended",
+                             probe.number))
+        .hint("end it, or what started it, before the checkpoint");
   image::TtyInfoEntry info;
   info.set_id(terminal.number);
   info.set_type(current ? image::CTTY : image::PTY);

@@ -112,6 +112,7 @@ class Terminals {
   const image::TtyInfoEntry* living(PtyId id) const;
   UniqueFd open_master(const image::TtyInfoEntry& info);
   UniqueFd open_slave(const image::FileEntry& entry, const image::TtyInfoEntry& info);
+  UniqueFd make_hung(const image::FileEntry& entry, const image::TtyInfoEntry& info);
   UniqueFd open_control(const image::TtyInfoEntry& info);
   void restore_modes(int slave, const image::TtyInfoEntry& info, const image::RegFileEntry& path);
 

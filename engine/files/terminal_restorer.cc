@@ -233,13 +233,37 @@ UniqueFd Terminals::open_slave(const image::FileEntry& entry, const image::TtyIn
   return fd;
 }
 
+UniqueFd Terminals::make_hung(const image::FileEntry& entry, const image::TtyInfoEntry& info) {
+  if (info.type() == image::PTY) {
+    auto& hung = pty_of(info).hung;
+    if (auto found = hung.find(entry.id()); found != hung.end())
+      return duplicate(found->second.get());
+  }
+  // All others first: this one may have any number.
+  for (const image::TtyInfoEntry& other : restorer_.image().terminals)
+    if (other.type() == image::PTY) pty_of(other);
+  image::RegFileEntry path;
+  path.set_mnt_id(-1);
+  UniqueFd node =
+      find_device(restorer_.root_of(path), usual_ptmx, kernel::tty_major, kernel::ptmx_minor);
+  UniqueFd master = reopen(node.get(), O_RDWR, usual_ptmx);
+  kernel::set_pty_locked(master.get(), false);
+  return kernel::open_pty_peer(master.get(), static_cast<int>(lasting_flags(entry.tty().flags())));
+}
+
 UniqueFd Terminals::make(const image::FileEntry& entry) {
   const image::TtyInfoEntry& info = info_of(restorer_.image(), entry);
   std::string name = name_of(info);
+  if (is_hung(info)) return make_hung(entry, info);
+  if (info.type() == image::CTTY && info.sid() == 0 && restorer_.plan().terminal >= 0) {
+    image::RegFileEntry path = path_of(restorer_, entry);  // our own session's
+    UniqueFd node = find_device(restorer_.root_of(path), path.name(), kernel::tty_major,
+                                kernel::current_tty_minor);
+    return reopen(node.get(), entry.tty().flags(), path.name());
+  }
   if (info.type() == image::CTTY)
     throw Error("restore the terminal", name)
         .because("no process of the image leads the session that it belongs to");
-  if (is_hung(info)) return duplicate(pty_of(info).hung.at(entry.id()).get());
   if (!is_master(info)) return open_slave(entry, info);
   Pty& pty = pty_of(info);
   if (pty.taken)
@@ -291,7 +315,10 @@ UniqueFd Terminals::open_control(const image::TtyInfoEntry& info) {
 uint32_t Terminals::flags(uint32_t file_id) const { return restorer_.entry(file_id).tty().flags(); }
 
 std::string Terminals::path(uint32_t file_id) const {
-  return path_of(restorer_, restorer_.entry(file_id)).name();
+  image::RegFileEntry path = path_of(restorer_, restorer_.entry(file_id));
+  // A task is about to open what an image names.
+  find_device(restorer_.root_of(path), path.name(), kernel::tty_major, kernel::current_tty_minor);
+  return path.name();
 }
 
 void Terminals::take_current(uint32_t file_id, UniqueFd fd) {

@@ -1,5 +1,6 @@
 // Pseudoterminals: settings, sizes, modes, numbers with a gap, waiting data, one
 // that is hung up, and a session with its terminal, foreground group and /dev/tty.
+#include <poll.h>
 #include <signal.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -198,6 +199,11 @@ struct Session : Pty {
   }
 };
 
+bool lacks_slaves(int master) {
+  pollfd look_at{master, 0, 0};
+  return poll(&look_at, 1, 0) == 1 && (look_at.revents & POLLHUP);
+}
+
 std::string link_of(int fd) {
   char name[64];
   ssize_t n = readlink(("/proc/self/fd/" + std::to_string(fd)).c_str(), name, sizeof name);
@@ -223,6 +229,10 @@ int main(int argc, char** argv) {
   close(hung.master);
   std::optional<Session> session;
   if (how != "plain") session.emplace();
+  Pty closed;
+  close(closed.slave);
+  int fresh = open("/dev/ptmx", O_RDWR | O_NOCTTY);
+  need(fresh >= 0, "open /dev/ptmx");
   int again = open(raw.name().c_str(), O_RDWR | O_NOCTTY | O_NONBLOCK);
   need(again >= 0, "open a slave again");
   serve([&](Verdict& verdict) {
@@ -231,6 +241,8 @@ int main(int argc, char** argv) {
     if (lines) lines->verify(verdict);
     modes.verify(verdict);
     if (session) session->verify(verdict);
+    verdict.expect(lacks_slaves(closed.master), "a master whose slaves were closed has some");
+    verdict.expect(!lacks_slaves(fresh), "a new master has had slaves");
     termios settings{};
     verdict.expect(tcgetattr(hung.slave, &settings) == -1 && errno == EIO,
                    "the terminal without its other end still works");
