@@ -40,7 +40,7 @@ Objection about(const Probe& probe, const std::string& what, const std::string& 
 
 std::optional<Objection> about_slave(const Probe& probe, const Surroundings& around) {
   const DumpPlan& plan = around.plan();
-  PtyId id = *pty_of(probe, plan);
+  PtyId id{probe.device(), probe.stat.stx_rdev_minor};
   if (was_deleted(probe) || around.ptys().masters.contains(id) || plan.shell_job)
     return std::nullopt;
   if (!is_own_instance(id.first, plan))
@@ -119,7 +119,7 @@ TerminalDump::Key TerminalDump::key_of(Dumper& dumper, const OpenFile& file) {
   bool hung = kernel::is_hung_up(file.fd.get());
   if (is_current_tty(probe))
     return {hung ? Side::hung : Side::current, 0, hung ? 0 : kernel::tty_device(file.fd.get())};
-  auto [instance, index] = pty_of(probe, dumper.plan()).value();
+  auto [instance, index] = pty_of(probe, dumper.plan()).value_or(PtyId{});
   Side side = is_pty_master(probe) ? Side::master : Side::slave;
   return {hung ? Side::hung : side, instance, index};
 }

@@ -43,6 +43,7 @@ std::vector<files::Session> sessions_of(FrozenTree& tree) {
         session.foreground_group = static_cast<uint32_t>(other.ns_pgid);
   }
   std::vector<files::Session> list;
+  list.reserve(sessions.size());
   for (auto& [leader, session] : sessions) list.push_back(std::move(session));
   return list;
 }
