@@ -97,9 +97,9 @@ class Terminals {
 
   // When all files are open: modes that would have kept us from opening them.
   void settle();
-  // Masters that somebody outside is to have (borrowed).
-  std::vector<int> orphans() const;
-  void close_all() { ptys_.clear(); }
+  // Keeps the masters that somebody outside is to have.
+  void close_all();
+  std::vector<UniqueFd> take_orphans() { return std::move(orphans_); }
 
  private:
   struct Pty {
@@ -119,6 +119,7 @@ class Terminals {
   Restorer& restorer_;
   std::map<PtyId, Pty> ptys_;
   std::set<PtyId> there_;
+  std::vector<UniqueFd> orphans_;
 };
 
 }  // namespace stasis::engine::files

@@ -349,11 +349,10 @@ void Terminals::settle() {
   }
 }
 
-std::vector<int> Terminals::orphans() const {
-  std::vector<int> masters;
-  for (const auto& [id, pty] : ptys_)
-    if (pty.orphan && pty.master.valid()) masters.push_back(pty.master.get());
-  return masters;
+void Terminals::close_all() {
+  for (auto& [id, pty] : ptys_)
+    if (pty.orphan && pty.master.valid()) orphans_.push_back(std::move(pty.master));
+  ptys_.clear();
 }
 
 }  // namespace stasis::engine::files

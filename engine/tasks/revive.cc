@@ -262,6 +262,7 @@ void Revival::fill(LiveTree& tree,
   t_.copier.fill([&](uint64_t done) { progress(done, total); });
   for (LiveTask& task : tree.tasks()) equip(task);
   t_.files.set_owners(tree.pids());
+  t_.files.terminals().settle();
   t_.files.close_all();
 }
 
