@@ -47,8 +47,9 @@ class CheckpointObserver : public engine::Observer {
 };
 
 // All that can be known before the container is touched.
-void refuse_obstacles(const CheckpointOptions& options, const Container& container) {
-  for (const mountmap::MapFinding& finding : findings_of(container, options.runc_root))
+void refuse_obstacles(const CheckpointOptions& options, const Container& container,
+                      const engine::DumpPlan& plan) {
+  for (const mountmap::MapFinding& finding : findings_of(container, options.runc_root, &plan))
     if (finding.severity == mountmap::Severity::obstacle)
       throw Error("checkpoint", options.id)
           .because(finding.subject + " " + finding.what)
@@ -144,8 +145,8 @@ int checkpoint(const CheckpointOptions& options, FILE* out) {
   query.runc_root = options.runc_root;
   query.policy_file = options.policy_file;
   Container container = open_container(query);
-  refuse_obstacles(options, container);
   engine::DumpPlan plan = make_plan(options, container);
+  refuse_obstacles(options, container, plan);
 
   NewImage image(options.image.empty() ? default_image_dir(options.id) : options.image);
   add_descriptors(image, *container.state);

@@ -162,6 +162,10 @@ class CommandLine {
         ->type_name("DEST=SOURCE")
         ->expected(1)
         ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+    command
+        ->add_option("--console-socket", o.console_socket,
+                     "Unix socket that receives the other end of the container's terminal")
+        ->type_name("PATH");
     command->add_flag("--mount-root", o.mount_root,
                       "Mount the root (aufs, overlay) from the layers that the checkpoint names");
     add_runtime(*command, o.runtime);

@@ -77,7 +77,8 @@ bool not_started(const Container& container, const std::string& runc_root) {
 
 }  // namespace
 
-std::vector<MapFinding> findings_of(const Container& container, const std::string& runc_root) {
+std::vector<MapFinding> findings_of(const Container& container, const std::string& runc_root,
+                                    const engine::DumpPlan* asked) {
   std::vector<MapFinding> findings = container.map.findings;
   if (container.init <= 0) return findings;
   if (not_started(container, runc_root)) {
@@ -86,7 +87,7 @@ std::vector<MapFinding> findings_of(const Container& container, const std::strin
                         "is created but not started", "runc start " + container.id});
     return findings;
   }
-  engine::DumpPlan plan = build_dump_plan(container);
+  engine::DumpPlan plan = asked ? *asked : build_dump_plan(container);
   if (!plan.freeze_cgroup.empty()) find_strangers(plan.freeze_cgroup, plan.root, findings);
   for (auto& obstacle : engine::obstacles(plan))
     findings.push_back({Severity::obstacle, obstacle.subject, obstacle.what, obstacle.remedy});

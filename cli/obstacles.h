@@ -8,7 +8,9 @@
 
 namespace stasis::cli {
 
+// `asked`: the plan of a checkpoint that is to be made; without one the usual.
 std::vector<mountmap::MapFinding> findings_of(const Container& container,
-                                              const std::string& runc_root);
+                                              const std::string& runc_root,
+                                              const engine::DumpPlan* asked = nullptr);
 
 }  // namespace stasis::cli

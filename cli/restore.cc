@@ -101,8 +101,23 @@ std::vector<std::string> runc_arguments(const RestoreOptions& options, const Man
   if (manifest.file_locks) arguments.emplace_back("--file-locks");
   if (manifest.ext_unix_sk) arguments.emplace_back("--ext-unix-sk");
   if (manifest.shell_job) arguments.emplace_back("--shell-job");
+  if (!options.console_socket.empty())
+    arguments.insert(arguments.end(), {"--console-socket", options.console_socket});
   arguments.push_back(options.id);
   return arguments;
+}
+
+// runc would say it after everything has been made.
+void check_terminal(const RestoreOptions& options, const oci::Config& config) {
+  bool given = !options.console_socket.empty();
+  if (config.terminal == given) return;
+  if (given)
+    throw Error("restore", options.id)
+        .because("--console-socket is given, but its config.json asks for no terminal")
+        .hint("leave it out");
+  throw Error("restore", options.id)
+      .because("it has a terminal, and nobody is there to take the other end")
+      .hint("name a socket that receives it with --console-socket PATH (as runc's recvtty)");
 }
 
 // The first "Error (stasis/restore): ..." of our own end of the restore.
@@ -175,6 +190,7 @@ int restore(const RestoreOptions& given, FILE* out) {
   image::Checkpoint image = image::load(kernel::open(options.image, O_RDONLY | O_DIRECTORY).get());
   std::string config = configure(options, image);
   oci::Config parsed = oci::parse_config(config, options.bundle);
+  check_terminal(options, parsed);
   std::optional<MountedRoot> root;
   if (options.mount_root) root.emplace(image, parsed.root_path);
   auto differences = examine(options, image, parsed, manifest);

@@ -16,6 +16,7 @@ struct RestoreOptions {
   std::string runtime = "runc";
   bool mount_root = false;        // from the layers that the checkpoint names
   std::vector<std::string> maps;  // DEST=SOURCE
+  std::string console_socket;     // who gets the terminal's other end
   bool json = false;
 };
 

@@ -22,6 +22,7 @@
 #include "engine/namespaces/namespaces.h"
 #include "engine/plan.h"
 #include "engine/stopwatch.h"
+#include "engine/tasks/controlling_terminal.h"
 #include "engine/tasks/frozen_tree.h"
 #include "engine/tasks/store_task.h"
 #include "fs.pb.h"
@@ -220,6 +221,7 @@ void store_namespaces(Dump& dump) {
 void store_container(Dump& dump, FrozenTree& tree) {
   refuse_sharing(tree);
   dump.semaphores.sets = namespaces::semaphores(dump.ids, dump.root_pidfd.get());
+  dump.files.terminals().set_sessions(sessions_of(tree));
   bool lone = tree.tasks().size() == 1;
   for (FrozenTask& task : tree.tasks()) store_task(dump, task, lone);
   store_namespaces(dump);

@@ -20,6 +20,7 @@
 #include "engine/namespaces/sysv.h"
 #include "engine/namespaces/timens.h"
 #include "engine/stopwatch.h"
+#include "engine/tasks/controlling_terminal.h"
 #include "engine/tasks/foothold.h"
 #include "engine/tasks/pid_chooser.h"
 #include "engine/tasks/revive.h"
@@ -28,6 +29,7 @@
 #include "kernel/fs.h"
 #include "kernel/proc_maps.h"
 #include "kernel/proc_status.h"
+#include "kernel/tty.h"
 
 #ifndef CLONE_NEWTIME
 #define CLONE_NEWTIME 0x00000080
@@ -93,6 +95,25 @@ class Stdio {
   std::vector<UniqueFd> pipes_;
   std::map<uint32_t, UniqueFd> others_;
 };
+
+// The terminal that the new container has from its runtime, which keeps the other
+// end, takes the place of the dumped one's.
+void find_console(const image::Checkpoint& checkpoint, pid_t init, const RestorePlan& plan,
+                  files::Restorer& files) {
+  std::set<files::PtyId> consoles;
+  UniqueFd pidfd = kernel::pidfd_open(init);
+  for (int fd = 0; fd <= 2; ++fd) {
+    long copy = kernel::call(SYS_pidfd_getfd, pidfd.get(), fd, 0);
+    if (copy < 0) continue;
+    UniqueFd mine(static_cast<int>(copy));
+    struct statx stat = kernel::stat_fd(mine.get());
+    if (!S_ISCHR(stat.stx_mode) || stat.stx_rdev_major != kernel::pty_slave_major) continue;
+    for (const image::TtyInfoEntry& info : checkpoint.terminals)
+      if (info.type() == image::PTY && info.pty().index() == stat.stx_rdev_minor)
+        consoles.insert({info.dev(), info.pty().index()});
+  }
+  files.terminals().find_there(files::check_terminals(checkpoint, plan, consoles));
+}
 
 // The program that a task runs is that of its last execve: where it isn't the
 // image's, that one is executed, and given up before its first instruction.
@@ -240,6 +261,7 @@ RestoreResult restore_in_place(StartHold& hold, const image::Checkpoint& checkpo
   UniqueFd network = kernel::open(proc_file(init, "ns/net"), O_RDONLY);
   files.set_network(network.get());
   stdio.give_to(files);
+  find_console(checkpoint, init, plan, files);
   mounts::fill_empty(checkpoint, root.get(), log);
   cgroup::Restorer cgroups(checkpoint, plan, log);
   Trampoline trampoline(taken_addresses(checkpoint, init));
@@ -259,6 +281,7 @@ RestoreResult restore_in_place(StartHold& hold, const image::Checkpoint& checkpo
   gain_foothold(tracee, trampoline, sender, false, name);
   Programs programs(checkpoint, files, trampoline, sender);
   if (!programs.runs(init, checkpoint.root())) programs.change(tracee, checkpoint.root(), name);
+  ControllingTerminals terminals(files, trampoline, sender);
   std::optional<PidChooser> ids;
   if (needs_ids(checkpoint)) ids.emplace(init);
   LiveTree tree(checkpoint, trampoline,
@@ -266,8 +289,10 @@ RestoreResult restore_in_place(StartHold& hold, const image::Checkpoint& checkpo
                  .root_sid = status.ns_sid.back(),
                  .choose_id = ids ? [&](pid_t id) { ids->next(id); } : std::function<void(pid_t)>(),
                  .born = [&](LiveTask& task) { programs.change(task); },
-                 .before_children = [&](LiveTask& task) { revival.bequeath(task); }});
+                 .before_children = [&](LiveTask& task) { revival.bequeath(task); },
+                 .leads = [&](LiveTask& task) { terminals.give(task); }});
   tree.grow(std::move(tracee), init);
+  terminals.finish(tree);
   revival.fill(tree, [](uint64_t, uint64_t) {});
   if (ipc_limits) namespaces::finish_ipc(checkpoint, *ipc_limits, init);
   stdio.close();

@@ -17,6 +17,7 @@
 #include "engine/namespaces/userns.h"
 #include "engine/plan.h"
 #include "engine/stopwatch.h"
+#include "engine/tasks/controlling_terminal.h"
 #include "engine/tasks/revive.h"
 #include "engine/tasks/root_task.h"
 #include "kernel/fs.h"
@@ -76,6 +77,7 @@ RestoreResult restore(const RestorePlan& plan, int image_dir, Observer& observer
   image::Checkpoint checkpoint = image::load(image_dir);
   LiveTree::check(checkpoint);
   check_vdso(checkpoint);
+  files::check_terminals(checkpoint, plan);
   namespaces::Layout layout = namespaces::layout(checkpoint, plan);
   std::optional<mounts::Builder> mounts;
   if (layout.clone_flags & CLONE_NEWNS) mounts.emplace(checkpoint, plan, log);
@@ -95,6 +97,7 @@ RestoreResult restore(const RestorePlan& plan, int image_dir, Observer& observer
   observer.setup_namespaces(root.pid());
   mounts::Built built = mounts::take_over(root.pid(), root.build());
   files.set_hidden(std::move(built.hidden));
+  for (auto& [id, master] : built.ptys) files.terminals().adopt(id, std::move(master));
   observer.post_setup_namespaces(root.pid());
   Stopwatch forking;
 
@@ -112,14 +115,19 @@ RestoreResult restore(const RestorePlan& plan, int image_dir, Observer& observer
   Revival revival(
       {checkpoint, plan, trampoline, sender, files, cgroups, nested_mounts, copier, log});
   revival.strip(root.tracee());
+  ControllingTerminals terminals(files, trampoline, sender);
   LiveTree tree(checkpoint, trampoline,
-                {.before_children = [&](LiveTask& task) { revival.bequeath(task); }});
+                {.before_children = [&](LiveTask& task) { revival.bequeath(task); },
+                 .leads = [&](LiveTask& task) { terminals.give(task); }});
   tree.grow(std::move(root.tracee()), root.pid());
   RestoreResult result;
   result.forking_us = forking.microseconds();
 
+  terminals.finish(tree);
   revival.fill(tree, [&](uint64_t done, uint64_t total) { observer.progress(done, total); });
   if (checkpoint.ipc) namespaces::finish_ipc(checkpoint, *checkpoint.ipc, root.pid());
+  for (const UniqueFd& master : files.terminals().take_orphans())
+    observer.orphan_pts_master(master.get());
   for (LiveTask& task : tree.tasks())
     if (!task.image->dead()) tree.grow_threads(task);
   for (LiveTask& task : tree.tasks()) revival.confine(task);

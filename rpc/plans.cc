@@ -97,6 +97,7 @@ engine::RestorePlan restore_plan(const Options& opts, Keys rule) {
   for (const CgroupRoot& root : opts.cg_root()) plan.cgroup_roots[root.ctrl()] = root.path();
   plan.sibling = opts.rst_sibling();
   plan.shell_job = opts.shell_job();
+  if (plan.shell_job && isatty(STDIN_FILENO)) plan.terminal = STDIN_FILENO;
   plan.tcp_established = opts.tcp_established();
   plan.file_locks = opts.file_locks();
   plan.ext_unix_sk = opts.ext_unix_sk();

@@ -126,6 +126,7 @@ void Dumper::check_peers() const {
 void Dumper::finish() {
   check_peers();
   dump_contents(writer_, open_files_);
+  terminals_.finish(*this);
   for (const auto& entry : more_entries_) writer_.append("files", entry);
   for (const auto& file : open_files_) writer_.append("files", file->entry);
   by_identity_.clear();

@@ -15,6 +15,7 @@
 #include "base/unique_fd.h"
 #include "engine/files/file_kind.h"
 #include "engine/files/probe.h"
+#include "engine/files/terminal.h"
 #include "engine/namespaces/userns.h"
 #include "engine/plan.h"
 #include "fdinfo.pb.h"
@@ -63,6 +64,7 @@ class Dumper {
   uint32_t network_id() const;
   // This socket must turn up before finish(): `holder` is connected to it.
   void expect_socket(uint32_t inode, const Probe& holder) { expected_[inode] = holder; }
+  TerminalDump& terminals() { return terminals_; }
   uint32_t next_id() { return ++last_id_; }
   // A file entry beside the one being dumped (a fifo's path).
   void add_entry(image::FileEntry entry);
@@ -86,6 +88,7 @@ class Dumper {
   std::map<std::tuple<std::string, uint64_t, uint64_t, int, uint32_t>, uint32_t> path_files_;
   std::map<std::pair<uint64_t, uint64_t>, uint32_t> ghosts_;
   std::map<uint32_t, Probe> expected_;
+  TerminalDump terminals_;
   std::vector<image::FileEntry> more_entries_;
   std::set<uint32_t> tables_done_;
 };

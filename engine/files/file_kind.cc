@@ -13,9 +13,9 @@ namespace stasis::engine::files {
 namespace {
 
 // The first that claims a descriptor has it.
-constexpr std::array<const FileKind*, 8> kinds = {
-    &pipe_kind,  &eventfd_kind, &timerfd_kind, &signalfd_kind,
-    &epoll_kind, &unix_kind,    &fifo_kind,    &regular_kind,
+constexpr std::array<const FileKind*, 9> kinds = {
+    &pipe_kind, &eventfd_kind,  &timerfd_kind, &signalfd_kind, &epoll_kind,
+    &unix_kind, &terminal_kind, &fifo_kind,    &regular_kind,
 };
 
 }  // namespace
@@ -39,6 +39,11 @@ int Surroundings::view(const mounts::Place& place) const {
 const UnixSockets& Surroundings::unix_sockets() const {
   if (!unix_sockets_) unix_sockets_ = list_unix_sockets(plan_.root);
   return *unix_sockets_;
+}
+
+const PtyEnds& Surroundings::ptys() const {
+  if (!ptys_) ptys_ = list_ptys(plan_);
+  return *ptys_;
 }
 
 std::span<const FileKind* const> file_kinds() { return kinds; }

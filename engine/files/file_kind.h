@@ -8,6 +8,7 @@
 #include <string>
 
 #include "base/unique_fd.h"
+#include "engine/files/pty.h"
 #include "engine/files/unix_diag.h"
 #include "fdinfo.pb.h"
 
@@ -35,11 +36,13 @@ class Surroundings {
   // where that is no directory.
   int view(const mounts::Place& place) const;
   const UnixSockets& unix_sockets() const;  // of its network namespace; read when first asked for
+  const PtyEnds& ptys() const;              // read when first asked for
 
  private:
   const DumpPlan& plan_;
   mutable std::map<pid_t, UniqueFd> roots_;
   mutable std::optional<UnixSockets> unix_sockets_;
+  mutable std::optional<PtyEnds> ptys_;
   mutable std::map<int, UniqueFd> views_;  // by mount
 };
 
@@ -69,7 +72,7 @@ std::optional<Objection> objection_to(const Probe& probe);
 std::optional<Objection> objection_to(const Probe& probe, const Surroundings& around);
 
 extern const FileKind regular_kind, pipe_kind, fifo_kind, eventfd_kind, timerfd_kind, signalfd_kind,
-    epoll_kind, unix_kind;
+    epoll_kind, unix_kind, terminal_kind;
 
 }  // namespace files
 }  // namespace stasis::engine

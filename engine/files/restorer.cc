@@ -119,6 +119,7 @@ void Restorer::close_all() {
   fifos_.clear();
   sockets_.clear();
   nameless_.clear();
+  terminals_.close_all();
 }
 
 }  // namespace stasis::engine::files

@@ -13,6 +13,7 @@
 #include "base/log.h"
 #include "base/unique_fd.h"
 #include "engine/files/socket_queue.h"
+#include "engine/files/terminal.h"
 #include "engine/namespaces/userns.h"
 #include "engine/plan.h"
 #include "fdinfo.pb.h"
@@ -102,6 +103,7 @@ class Restorer {
   // Kept until close_all(): pipes and fifos by pipe id, files without a name by remap.
   std::map<uint32_t, PipeEnds>& pipes() { return pipes_; }
   std::map<uint32_t, UniqueFd>& fifos() { return fifos_; }
+  Terminals& terminals() { return terminals_; }
   std::map<std::pair<image::RemapType, uint32_t>, UniqueFd>& nameless() { return nameless_; }
   // Made sockets that no entry has taken yet, by inode; what waits in them.
   std::map<uint32_t, UniqueFd>& sockets() { return sockets_; }
@@ -122,6 +124,7 @@ class Restorer {
   std::optional<std::vector<SocketPacket>> packets_;
   std::optional<std::map<const image::TaskImage*, std::vector<Watch>>> watches_;
   std::map<std::pair<image::RemapType, uint32_t>, UniqueFd> nameless_;
+  Terminals terminals_{*this};
   std::vector<std::pair<int, image::FownEntry>> owners_;
 };
 

@@ -67,8 +67,9 @@ Objection unsupported(const Probe& probe) {
     return {fmt::format("holds {} open as descriptor {}", socket_name(probe), probe.number),
             "close it before the checkpoint; sockets of this kind cannot be written down yet"};
   if (is_terminal(probe))
-    return {fmt::format("holds the terminal {} open as descriptor {}", probe.link, probe.number),
-            "start the container without a terminal (\"terminal\": false)"};
+    return {fmt::format("holds the terminal {} open as descriptor {}, which is the machine's own",
+                        probe.link, probe.number),
+            "close it before the checkpoint; only pseudoterminals can be written down"};
   if (probe.link.starts_with("/memfd:"))
     return {fmt::format("holds an anonymous memory file ({}) open as descriptor {}", probe.link,
                         probe.number),

@@ -34,6 +34,7 @@ void check_memory(const Checkpoint& image, const TaskImage& task);
 // Entries ascending, within what `may_hold(start, end)` allows, content there.
 void check_shared_memory(const Checkpoint& image);
 void check_files(const Checkpoint& image);
+void check_terminals(const Checkpoint& image);
 void check_descriptors(const Checkpoint& image, const TaskImage& task);
 void check_mounts(const std::string& stem, const std::vector<MntEntry>& mounts);
 void check_mount_ids(const std::map<uint32_t, std::vector<MntEntry>>& tables);

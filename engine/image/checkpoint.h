@@ -78,6 +78,7 @@ struct Checkpoint {
   std::vector<RemapFilePathEntry> remaps;
   std::vector<MemfdInodeEntry> memfds;
   std::vector<TtyInfoEntry> terminals;
+  std::vector<TtyDataEntry> terminal_data;
   std::vector<FileLockEntry> locks;
   // Those of the root task's namespaces, where they are the container's own.
   std::optional<UtsnsEntry> uts;

@@ -95,6 +95,7 @@ void read_files(Checkpoint& image) {
   image.remaps = dir.all<RemapFilePathEntry>("remap-fpath");
   image.memfds = dir.all<MemfdInodeEntry>("memfd");
   image.terminals = dir.all<TtyInfoEntry>("tty-info");
+  image.terminal_data = dir.all<TtyDataEntry>("tty-data");
   image.locks = dir.all<FileLockEntry>("filelocks");
 }
 
@@ -220,6 +221,7 @@ void check(const Checkpoint& image, const Attempt& attempt) {
   for (const auto& [id, mounts] : image.mounts)
     attempt([&] { check_mounts(stem_of("mountpoints", id), mounts); });
   attempt([&] { check_mount_ids(image.mounts); });
+  attempt([&] { check_terminals(image); });
   attempt([&] { check_files(image); });
   for (const TaskImage& task : image.tasks)
     attempt([&] {

@@ -1,10 +1,13 @@
 #include <fcntl.h>
 #include <sched.h>
 #include <sys/syscall.h>
+#include <sys/sysmacros.h>
 
 #include <cerrno>
 #include <set>
 
+#include "base/text.h"
+#include "engine/files/pty.h"
 #include "engine/image/checkpoint.h"
 #include "engine/mounts/archive.h"
 #include "engine/mounts/fresh.h"
@@ -55,6 +58,7 @@ struct Builder::State {
   void check_allowed(const image::MntEntry& entry, const std::string& device) const;
   UniqueFd make(Staging& staging, int i);
   UniqueFd bind(Staging& staging, const Node& node);
+  void make_pty(int devpts, const Node& node);
   void set_attributes(int mount, const Node& node) const;
   void attach(int i);
   void open_hidden(int i);
@@ -144,6 +148,17 @@ void Builder::State::hold_sources(const image::Checkpoint& checkpoint) {
   for (const Unseen& whole : tree.unseen) unseen.push_back(prepare(*whole.entry, checkpoint.dir));
 }
 
+// There is a terminal to be mounted (on /dev/console) as long as its master is open.
+void Builder::State::make_pty(int devpts, const Node& node) {
+  auto index = text::to_int<unsigned>(node.subpath);
+  if (!index) return;  // ptmx
+  uint32_t device = node.entry->root_dev();
+  UniqueFd& master = built.ptys[{makedev(device >> 20, device & 0xfffff), *index}];
+  if (master.valid()) return;
+  UniqueFd node_of_ptmx = kernel::open_in(devpts, "ptmx", O_PATH | O_NOFOLLOW, within_mount);
+  master = files::open_ptmx(node_of_ptmx.get(), *index);
+}
+
 // A part of a mount of ours, which other mounts may hide by now.
 UniqueFd Builder::State::bind(Staging& staging, const Node& node) {
   UniqueFd planted;
@@ -151,6 +166,7 @@ UniqueFd Builder::State::bind(Staging& staging, const Node& node) {
   if (tree.planted.count(node.source)) planted = staging.planted(node.source);
   int source = planted.valid() ? planted.get() : mounts[node.source].get();
   if (node.subpath.empty()) return kernel::open_tree(source, "", OPEN_TREE_CLONE);
+  if (node.entry->fstype() == image::DEVPTS) make_pty(source, node);
   long part = kernel::try_open_in(source, node.subpath, O_PATH | O_NOFOLLOW, within_mount);
   UniqueFd bare;
   if (part == -EXDEV) {

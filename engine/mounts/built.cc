@@ -8,12 +8,14 @@
 
 namespace stasis::engine::mounts {
 
-// "hidden ID FD" and "space ID FD FD", a line each.
+// "hidden ID FD", "space ID FD FD" and "pty INDEX FD DEVICE", a line each.
 std::string to_text(Built built) {
   std::string text;
   for (auto& [file, fd] : built.hidden) text += fmt::format("hidden {} {}\n", file, fd.release());
   for (auto& [id, space] : built.spaces)
     text += fmt::format("space {} {} {}\n", id, space.ns.release(), space.root.release());
+  for (auto& [id, master] : built.ptys)
+    text += fmt::format("pty {} {} {}\n", id.second, master.release(), id.first);
   return text;
 }
 
@@ -29,6 +31,8 @@ Built take_over(pid_t pid, std::string_view told) {
     };
     if (words[0] == "hidden")
       built.hidden[id] = take(2);
+    else if (words[0] == "pty")
+      built.ptys[{text::to_int<uint64_t>(words[3]).value(), id}] = take(2);
     else
       built.spaces[id] = {take(2), take(3)};
   }

@@ -7,6 +7,7 @@
 #include <map>
 #include <string>
 #include <string_view>
+#include <utility>
 
 #include "base/unique_fd.h"
 
@@ -21,6 +22,9 @@ struct BuiltSpace {
 struct Built {
   std::map<uint32_t, UniqueFd> hidden;    // open files that mounts hide, O_PATH, by file id
   std::map<uint32_t, BuiltSpace> spaces;  // by number of the namespace in the image
+  // Masters of ptys that are mounted somewhere: by devpts instance (as stat
+  // tells it) and number.
+  std::map<std::pair<uint64_t, unsigned>, UniqueFd> ptys;
 };
 
 // The descriptors' numbers in this process; they stay open until it ends.

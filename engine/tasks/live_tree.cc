@@ -128,6 +128,10 @@ void LiveTree::grow_children(LiveTask& parent) {
   if (session_of(*parent.image) == pid_of(*parent.image) && parent.sid != pid_of(*parent.image)) {
     batch.must("make a session of", SYS_setsid);
     parent.sid = parent.pgid = pid_of(*parent.image);
+    if (custom_.leads && !checkpoint_.terminals.empty()) {
+      carry_out();
+      custom_.leads(parent);
+    }
   }
   clone(false);
   if (!batch.empty()) carry_out();

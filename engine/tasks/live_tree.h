@@ -44,6 +44,8 @@ class LiveTree {
     std::function<void(LiveTask&)> born = {};
     // Of a task that is about to have children, who are born with its memory.
     std::function<void(LiveTask&)> before_children = {};
+    // Of a new leader of a session, before it has children in it.
+    std::function<void(LiveTask&)> leads = {};
   };
 
   // Whether sessions and groups of the image can be made, before there is any

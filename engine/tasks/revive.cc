@@ -226,8 +226,18 @@ int Revival::shared_area(uint64_t shmid) {
 }
 
 void Revival::open_files() {
-  for (const image::TaskImage& task : t_.checkpoint.tasks)
-    if (!task.dead()) descriptors_of(task);
+  for (const image::TaskImage& task : t_.checkpoint.tasks) {
+    if (task.dead()) continue;
+    auto needs_session = [&](const image::FdinfoEntry& fd) {
+      return files::is_current_terminal(t_.checkpoint, t_.files.entry(fd.id()));
+    };
+    if (std::none_of(task.fds.begin(), task.fds.end(), needs_session)) {
+      descriptors_of(task);
+      continue;
+    }
+    for (const image::FdinfoEntry& fd : task.fds)
+      if (!needs_session(fd)) t_.files.get(fd.id());
+  }
 }
 
 // The numbers, among those of `d`, of what the task maps.
@@ -270,6 +280,7 @@ void Revival::fill(LiveTree& tree,
   t_.copier.fill([&](uint64_t done) { progress(done, total); });
   for (LiveTask& task : tree.tasks()) equip(task);
   t_.files.set_owners(tree.pids());
+  t_.files.terminals().settle();
   t_.files.close_all();
 }
 

@@ -21,10 +21,13 @@ class Podman:
         (self.dir / "bin/criu").symlink_to(env.stasis)
         self.name = f"stasis-test-{uuid.uuid4().hex[:8]}"
 
+    def command(self, *args):
+        return ["podman", "--root", self.dir / "storage", "--runroot", self.dir / "run",
+                "--storage-driver", "vfs", "--runtime", "runc", "--cgroup-manager", "cgroupfs",
+                "--events-backend", "file", *args]
+
     def __call__(self, *args, ok=True):
-        return run("podman", "--root", self.dir / "storage", "--runroot", self.dir / "run",
-                   "--storage-driver", "vfs", "--runtime", "runc", "--cgroup-manager", "cgroupfs",
-                   "--events-backend", "file", *args, ok=ok, env=self.env).stdout.strip()
+        return run(*self.command(*args), ok=ok, env=self.env).stdout.strip()
 
     def import_busybox(self):
         root = self.dir / "root"
