@@ -2,11 +2,14 @@
 import os
 import socket
 
-from harness import Container, expect, scenario
+from harness import Container, Skip, expect, scenario
 
 
-def again(env, program):
-    with Container(env, program) as c:
+def again(env, program, files=None, **keywords):
+    container = Container(env, program, **keywords)
+    for name, text in (files or {}).items():
+        (container.data / name).write_text(text)
+    with container as c:
         c.start()
         for _ in range(2):
             c.checkpoint("--leave-running")
@@ -83,3 +86,60 @@ def server_outside_again(env):
         c.restore(image, "--ext-unix-sk").ask()
         expect(server.recv(100) == b"number 1", "the packet after the restore")
     c.gone()
+
+
+WORKERS = """
+import multiprocessing, os, sys, time
+from multiprocessing.managers import BaseManager
+
+class Counter:
+    def __init__(self): self.count = 0
+    def next(self):
+        self.count += 1
+        return self.count
+
+class Counters(BaseManager): pass
+Counters.register("Counter", Counter)
+
+def double(channel):
+    while True: channel.send(channel.recv() * 2)
+
+def say(name, text):
+    with open("/data/new", "w") as file: file.write(text)
+    os.rename("/data/new", "/data/" + name)
+
+if __name__ == "__main__":
+    manager = Counters()
+    manager.start()
+    counter = manager.Counter()
+    ours, theirs = multiprocessing.Pipe()
+    multiprocessing.Process(target=double, args=(theirs,), daemon=True).start()
+    expected, last = 0, ""
+    say("ready", "ready\\n")
+    while True:
+        time.sleep(0.005)
+        expected += 1
+        counted = counter.next()
+        ours.send(counted)
+        doubled = ours.recv()
+        try: word = open("/data/ask").read()
+        except FileNotFoundError: continue
+        if word and word != last:
+            last = word
+            right = counted == expected and doubled == 2 * expected
+            say("answer", word + (" ok\\n" if right else f" FAIL: {counted}, {doubled}\\n"))
+"""
+
+
+@scenario
+def python_multiprocessing(env):
+    """A manager with its listener and clients, and a worker behind a duplex pipe, all by unix sockets."""
+    if not os.path.exists("/usr/bin/python3"):
+        raise Skip("needs Debian's python3")
+
+    def change(config):
+        for path in ("/usr", "/lib", "/lib64"):
+            config["mounts"].append({"destination": path, "type": "bind", "source": path,
+                                     "options": ["rbind", "ro"]})
+        config["process"]["args"] = ["/usr/bin/python3", "/data/workers.py"]
+    again(env, "caller", change=change, files={"workers.py": WORKERS})

@@ -308,6 +308,7 @@ struct Ghosts {
     unlink("/tmp/ghost");
     new_server = bound(SOCK_DGRAM, "/tmp/ghost");
     send_text(client, "old");
+    if (plain) return;
     renamed = bound(SOCK_DGRAM, "/tmp/new-name~");
     need(rename("/tmp/new-name~", "/tmp/new-name") == 0, "rename");
   }
