@@ -54,7 +54,8 @@ std::vector<External> externals(const Options& opts, std::string_view kind) {
 void check_externals(const Options& opts) {
   for (const std::string& text : opts.external()) {
     std::string kind = parse_external(text).kind;
-    if (kind == "mnt" || kind == "dev" || kind == "unix" || contains(namespace_kinds, kind)) continue;
+    if (kind == "mnt" || kind == "dev" || kind == "unix" || contains(namespace_kinds, kind))
+      continue;
     if (contains(other_kinds, kind))
       throw unsupported("external " + text,
                         "only mnt[...], dev[...], unix[...] and namespaces can be external");
