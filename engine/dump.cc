@@ -295,10 +295,8 @@ std::vector<Finding> obstacles(const DumpPlan& given) {
         {error.subject(), error.cause().empty() ? error.what() : error.cause(), error.remedy()}};
   }
   std::vector<Finding> all = mounts::obstacles(plan);
-  for (pid_t pid : pids) {
-    std::vector<Finding> more = files::obstacles(pid, plan);
-    all.insert(all.end(), more.begin(), more.end());
-  }
+  std::vector<Finding> files = files::obstacles(pids, plan);
+  all.insert(all.end(), files.begin(), files.end());
   std::vector<Finding> more = namespaces::obstacles(plan, pids);
   all.insert(all.end(), more.begin(), more.end());
   return all;

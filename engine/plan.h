@@ -88,6 +88,8 @@ struct DumpPlan {
   mountmap::FindMappedFile find_mapped_file;  // where the root is made of layers; else empty
   std::set<std::string> enabled_fs;  // types to be made anew by name alone, content and all lost
   std::map<uint64_t, std::string> external_namespaces;  // ns inode -> key ("extRootNetNS")
+  // Inodes of unix sockets whose peer may be outside: what they were connected to is replaced.
+  std::set<uint32_t> external_unix;
   bool leave_running = false;
   bool durable = false;  // the image is on disk before any task is killed
   bool shell_job = false;

@@ -54,10 +54,11 @@ std::vector<External> externals(const Options& opts, std::string_view kind) {
 void check_externals(const Options& opts) {
   for (const std::string& text : opts.external()) {
     std::string kind = parse_external(text).kind;
-    if (kind == "mnt" || kind == "dev" || contains(namespace_kinds, kind)) continue;
+    if (kind == "mnt" || kind == "dev" || kind == "unix" || contains(namespace_kinds, kind))
+      continue;
     if (contains(other_kinds, kind))
       throw unsupported("external " + text,
-                        "only mnt[...], dev[...] and namespaces can be external");
+                        "only mnt[...], dev[...], unix[...] and namespaces can be external");
     std::vector<std::string> known(std::begin(namespace_kinds), std::end(namespace_kinds));
     known.insert(known.end(), std::begin(other_kinds), std::end(other_kinds));
     throw Error("understand", "external " + text)

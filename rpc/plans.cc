@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <set>
 #include <utility>
 #include <vector>
 
@@ -49,6 +50,20 @@ std::map<uint64_t, std::string> external_namespaces(const Options& opts) {
   return result;
 }
 
+// Those whose peer may be outside, by inode.
+std::set<uint32_t> external_unix(const Options& opts) {
+  std::set<uint32_t> result;
+  for (const External& external : externals(opts, "unix")) {
+    auto inode = text::to_int<uint32_t>(external.id);
+    if (!inode)
+      throw Error("understand", "external unix[" + external.id + "]")
+          .because("expected unix[INODE]");
+    result.insert(*inode);
+  }
+  for (const UnixSocket& socket : opts.unix_sk_ino()) result.insert(socket.inode());
+  return result;
+}
+
 }  // namespace
 
 engine::DumpPlan dump_plan(const Options& opts, Log& log, Keys rule) {
@@ -66,6 +81,7 @@ engine::DumpPlan dump_plan(const Options& opts, Log& log, Keys rule) {
   plan.freeze_cgroup = opts.freeze_cgroup();
   plan_mounts(opts, rule, log, plan);
   plan.external_namespaces = external_namespaces(opts);
+  plan.external_unix = external_unix(opts);
   plan.leave_running = opts.leave_running();
   plan.shell_job = opts.shell_job();
   plan.tcp_established = opts.tcp_established();

@@ -10,6 +10,9 @@
 #include "engine/files/pipe_data.h"
 #include "engine/files/reopen.h"
 #include "engine/files/standing.h"
+#include "engine/files/unix_peers.h"
+#include "engine/files/unix_queue.h"
+#include "engine/files/unix_socket.h"
 #include "engine/image/image.h"
 #include "engine/namespaces/ns_ids.h"
 #include "kernel/fs.h"
@@ -68,6 +71,7 @@ OpenFile& Dumper::identify(UniqueFd duplicate, Probe probe) {
 
 void Dumper::descriptors(pid_t pid, int pidfd, uint32_t files_id) {
   if (!tables_done_.insert(files_id).second) return;
+  holders_.push_back(pid);
   std::string stem = fmt::format("fdinfo-{}", files_id);
   writer_.create_empty(stem);
   std::string path = fmt::format("/proc/{}", pid);
@@ -110,21 +114,45 @@ void Dumper::add_entry(image::FileEntry entry) { more_entries_.push_back(std::mo
 
 uint32_t Dumper::network_id() const { return namespaces::NsIds(plan_.root).id(CLONE_NEWNET); }
 
-void Dumper::check_peers() const {
-  std::set<uint32_t> sockets;
+uint32_t Dumper::in_flight(UniqueFd fd, const Probe& holder) try {
+  pid_t self = static_cast<pid_t>(kernel::call(SYS_getpid));
+  UniqueFd proc = kernel::open("/proc/self", O_PATH | O_DIRECTORY);
+  Probe probe = probe_descriptor(proc.get(), self, fd.get());
+  return identify(std::move(fd), std::move(probe)).id;
+} catch (const Error& error) {
+  throw Error("dump", process_name(holder.pid))
+      .because(fmt::format("a file waits in its {} to be received, which can't be written down: {}",
+                           holder.described(), error.cause()))
+      .hint(error.remedy());
+}
+
+// Who is connected to a socket that no process of the container has.
+void Dumper::find_peers() {
+  std::map<uint32_t, uint32_t> outside;  // inode -> id of its entry
+  std::set<uint32_t> ours;
   for (const auto& file : open_files_)
-    if (file->kind == &unix_kind) sockets.insert(file->entry.usk().ino());
-  for (const auto& [inode, holder] : expected_)
-    if (!sockets.contains(inode))
-      throw refusal(holder.pid,
-                    {fmt::format("holds a unix socket open as descriptor {}, connected to a "
-                                 "process outside of the container",
-                                 holder.number),
-                     "close the connection before the checkpoint"});
+    if (file->kind == &unix_kind) ours.insert(file->entry.usk().ino());
+  for (const auto& file : open_files_) {
+    if (file->kind != &unix_kind) continue;
+    uint32_t peer = file->entry.usk().peer();
+    if (peer == 0 || ours.contains(peer) || outside.contains(peer)) continue;
+    if (auto objection = unix_peer_objection(file->probe, around_))
+      throw refusal(file->probe.pid, *objection);
+    outside[peer] = next_id();
+    add_entry(unix_peer_outside(outside[peer], peer, around_));
+  }
 }
 
 void Dumper::finish() {
-  check_peers();
+  // What travels in a queue may be a socket with a queue of its own.
+  for (size_t i = 0; i < open_files_.size(); ++i)
+    if (open_files_[i]->kind == &unix_kind) dump_unix_queue(*this, *open_files_[i]);
+  find_peers();
+  describe_peers(*this, open_files_);
+  for (auto& [inode, more] : unix_more_) {
+    more.set_ino(inode);
+    writer_.append("stasis-unix", more);
+  }
   dump_contents(writer_, open_files_);
   terminals_.finish(*this);
   for (const auto& entry : more_entries_) writer_.append("files", entry);

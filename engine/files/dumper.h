@@ -19,6 +19,7 @@
 #include "engine/namespaces/userns.h"
 #include "engine/plan.h"
 #include "fdinfo.pb.h"
+#include "unix_more.pb.h"
 
 namespace stasis::image {
 class ImageWriter;
@@ -62,17 +63,21 @@ class Dumper {
   const userns::IdMap& ids() const { return ids_; }
   // Of the container's network namespace, in the image.
   uint32_t network_id() const;
-  // This socket must turn up before finish(): `holder` is connected to it.
-  void expect_socket(uint32_t inode, const Probe& holder) { expected_[inode] = holder; }
+  // The id of a file that travels in the queue of a socket, first seen as `holder`'s.
+  uint32_t in_flight(UniqueFd fd, const Probe& holder);
   TerminalDump& terminals() { return terminals_; }
   uint32_t next_id() { return ++last_id_; }
+  // What stasis-unix.img says of a unix socket.
+  image::UnixMoreEntry& unix_more(uint32_t inode) { return unix_more_[inode]; }
+  // The processes whose descriptors have been written down.
+  const std::vector<pid_t>& holders() const { return holders_; }
   // A file entry beside the one being dumped (a fifo's path).
   void add_entry(image::FileEntry entry);
   // Ghost file ids by (device, inode): one image however often it is open.
   std::map<std::pair<uint64_t, uint64_t>, uint32_t>& ghosts() { return ghosts_; }
 
  private:
-  void check_peers() const;
+  void find_peers();
   OpenFile& identify(UniqueFd duplicate, Probe probe);
 
   const DumpPlan& plan_;
@@ -87,10 +92,11 @@ class Dumper {
   std::map<Key, std::vector<OpenFile*>> by_identity_;
   std::map<std::tuple<std::string, uint64_t, uint64_t, int, uint32_t>, uint32_t> path_files_;
   std::map<std::pair<uint64_t, uint64_t>, uint32_t> ghosts_;
-  std::map<uint32_t, Probe> expected_;
   TerminalDump terminals_;
+  std::map<uint32_t, image::UnixMoreEntry> unix_more_;
   std::vector<image::FileEntry> more_entries_;
   std::set<uint32_t> tables_done_;
+  std::vector<pid_t> holders_;
 };
 
 }  // namespace stasis::engine::files

@@ -2,8 +2,10 @@
 
 #include <fmt/core.h>
 #include <linux/kcmp.h>
+#include <signal.h>
 #include <sys/epoll.h>
 #include <sys/syscall.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <map>
@@ -56,23 +58,35 @@ image::EventpollTfdEntry parse_watch(const Probe& probe, std::string_view line) 
   return watch;
 }
 
-bool watches(const Probe& epoll, int target, kcmp_epoll_slot slot) {
-  return kernel::call(SYS_kcmp, epoll.pid, epoll.pid, KCMP_EPOLL_TFD, target, &slot) == 0;
+// `epoll` may be ours, while it travels in the queue of a socket.
+bool watches(const Probe& epoll, pid_t holder, int target, kcmp_epoll_slot slot) {
+  return kernel::call(SYS_kcmp, holder, epoll.pid, KCMP_EPOLL_TFD, target, &slot) == 0;
 }
 
 // The watch names the number that its file had when it was put in. The file
 // may have another one by now.
-int number_now(const Probe& epoll, uint32_t number, uint32_t nth) {
+std::optional<int> number_now(const Probe& epoll, pid_t holder, uint32_t number, uint32_t nth) {
   kcmp_epoll_slot slot{static_cast<uint32_t>(epoll.number), number, nth};
-  if (watches(epoll, static_cast<int>(number), slot)) return static_cast<int>(number);
-  std::string path = fmt::format("/proc/{}/fd", epoll.pid);
+  if (watches(epoll, holder, static_cast<int>(number), slot)) return static_cast<int>(number);
+  std::string path = fmt::format("/proc/{}/fd", holder);
   UniqueFd list = kernel::open(path, O_RDONLY | O_DIRECTORY);
   for (int other : kernel::numeric_entries(list.get(), path))
-    if (watches(epoll, other, slot)) return other;
-  throw Error("dump", process_name(epoll.pid))
-      .because(fmt::format("its epoll (descriptor {}) watches a file that it has closed as "
-                           "descriptor {} and no longer holds",
-                           epoll.number, number));
+    if (watches(epoll, holder, other, slot)) return other;
+  return std::nullopt;
+}
+
+// Makes the numbers those by which `holder` has the files; false if it lacks one.
+bool number_by(pid_t holder, const Probe& probe, image::EventpollFileEntry& epoll) {
+  std::map<uint32_t, uint32_t> seen;  // watches by number: it may have been used again
+  std::vector<int> numbers;
+  for (const auto& watch : epoll.tfd()) {
+    auto number = number_now(probe, holder, watch.tfd(), seen[watch.tfd()]++);
+    if (!number) return false;
+    numbers.push_back(*number);
+  }
+  for (int i = 0; i < epoll.tfd_size(); ++i)
+    epoll.mutable_tfd(i)->set_tfd(static_cast<uint32_t>(numbers[static_cast<size_t>(i)]));
+  return true;
 }
 
 void dump(Dumper& dumper, const OpenFile& file, image::FileEntry& entry) {
@@ -80,15 +94,21 @@ void dump(Dumper& dumper, const OpenFile& file, image::FileEntry& entry) {
   epoll.set_id(file.id);
   epoll.set_flags(file.probe.flags());
   *epoll.mutable_fown() = dump_owner(file.fd.get(), file.probe.flags(), dumper.plan().root);
-  std::map<uint32_t, uint32_t> seen;  // watches by number: it may have been used again
   for (const auto& line : file.probe.info.lines) {
     if (line.key != "tfd") continue;
     image::EventpollTfdEntry& watch = *epoll.add_tfd();
     watch = parse_watch(file.probe, line.value);
     watch.set_id(file.id);
-    uint32_t nth = seen[watch.tfd()]++;
-    watch.set_tfd(static_cast<uint32_t>(number_now(file.probe, watch.tfd(), nth)));
   }
+  std::vector<pid_t> holders{file.probe.pid};
+  if (file.probe.pid == kernel::call(SYS_getpid)) holders = dumper.holders();
+  bool known = std::any_of(holders.begin(), holders.end(),
+                           [&](pid_t holder) { return number_by(holder, file.probe, epoll); });
+  if (!known)
+    throw Error("dump", process_name(file.probe.pid))
+        .because(fmt::format("its epoll (descriptor {}) watches a file that it has closed and no "
+                             "longer holds",
+                             file.probe.number));
 }
 
 UniqueFd make(Restorer& restorer, const image::FileEntry& entry) {
@@ -109,7 +129,48 @@ bool holds_all(const image::TaskImage& task, const image::EventpollFileEntry& ep
                      [&](const auto& watch) { return holds_number(task, watch.tfd()); });
 }
 
+// In a process for this alone: the kernel knows a watch by its number as well.
+[[noreturn]] void watch_as(
+    const std::vector<std::pair<int, const image::EventpollTfdEntry*>>& files, int epoll) {
+  uint32_t apart = 0;
+  for (const auto& [fd, watch] : files) apart = std::max(apart, watch->tfd() + 1);
+  long moved = kernel::call(SYS_fcntl, epoll, F_DUPFD, apart);
+  std::vector<long> sources;
+  for (const auto& [fd, watch] : files)
+    sources.push_back(kernel::call(SYS_fcntl, fd, F_DUPFD, apart));
+  bool done = moved >= 0;
+  for (size_t i = 0; i < files.size() && done; ++i) {
+    const image::EventpollTfdEntry& watch = *files[i].second;
+    epoll_event event{};
+    event.events = watch.events();
+    event.data.u64 = watch.data();
+    done = sources[i] >= 0 && kernel::call(SYS_dup3, sources[i], watch.tfd(), 0) >= 0 &&
+           kernel::call(SYS_epoll_ctl, moved, EPOLL_CTL_ADD, watch.tfd(), &event) >= 0;
+  }
+  _exit(done ? 0 : 1);
+}
+
 }  // namespace
+
+void watch_in_flight(Restorer& restorer, uint32_t id) {
+  const image::EventpollFileEntry& epoll = restorer.entry(id).epfd();
+  for (const image::TaskImage& task : restorer.image().tasks) {
+    if (!holds_all(task, epoll)) continue;
+    std::vector<std::pair<int, const image::EventpollTfdEntry*>> files;
+    for (const auto& watch : epoll.tfd())
+      for (const auto& fd : task.fds)
+        if (fd.fd() == watch.tfd()) files.emplace_back(restorer.get(fd.id()), &watch);
+    int own = restorer.get(id);
+    long child = kernel::call(SYS_clone, SIGCHLD, nullptr, nullptr, nullptr, nullptr);
+    if (child == 0) watch_as(files, own);
+    kernel::must(child, "make", "a process");
+    int status = 0;
+    while (kernel::call(SYS_wait4, child, &status, 0, nullptr) == -EINTR) continue;
+    if (status == 0) return;
+    break;
+  }
+  throw Error("restore", fmt::format("epoll {}", id)).because("what it watches can't be added");
+}
 
 std::map<const image::TaskImage*, std::vector<Restorer::Watch>> epoll_watches(
     const Restorer& restorer) {

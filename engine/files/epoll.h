@@ -14,4 +14,8 @@ namespace stasis::engine::files {
 std::map<const image::TaskImage*, std::vector<Restorer::Watch>> epoll_watches(
     const Restorer& restorer);
 
+// Those of an epoll that no task has, as it waits in the queue of a socket: put
+// in by the numbers of a task that has what it watches.
+void watch_in_flight(Restorer& restorer, uint32_t id);
+
 }  // namespace stasis::engine::files

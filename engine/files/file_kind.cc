@@ -1,5 +1,8 @@
 #include "engine/files/file_kind.h"
 
+#include <fmt/core.h>
+#include <sys/syscall.h>
+
 #include <array>
 
 #include "engine/files/probe.h"
@@ -7,6 +10,9 @@
 #include "engine/files/unsupported.h"
 #include "engine/mounts/view.h"
 #include "engine/plan.h"
+#include "engine/tasks/freezer.h"
+#include "kernel/fs.h"
+#include "kernel/proc_misc.h"
 
 namespace stasis::engine::files {
 
@@ -17,6 +23,23 @@ constexpr std::array<const FileKind*, 9> kinds = {
     &pipe_kind, &eventfd_kind,  &timerfd_kind, &signalfd_kind, &epoll_kind,
     &unix_kind, &terminal_kind, &fifo_kind,    &regular_kind,
 };
+
+// Inodes. Descriptors and processes come and go: what is gone has none.
+std::vector<uint64_t> sockets_of(pid_t pid) {
+  std::vector<uint64_t> inodes;
+  try {
+    std::string path = fmt::format("/proc/{}/fd", pid);
+    UniqueFd list = kernel::open(path, O_RDONLY | O_DIRECTORY);
+    for (int number : kernel::numeric_entries(list.get(), path)) {
+      struct stat stat{};
+      long result =
+          kernel::call(SYS_newfstatat, list.get(), std::to_string(number).c_str(), &stat, 0);
+      if (result == 0 && S_ISSOCK(stat.st_mode)) inodes.push_back(stat.st_ino);
+    }
+  } catch (const Error&) {
+  }
+  return inodes;
+}
 
 }  // namespace
 
@@ -36,14 +59,35 @@ int Surroundings::view(const mounts::Place& place) const {
   return view.get();
 }
 
-const UnixSockets& Surroundings::unix_sockets() const {
-  if (!unix_sockets_) unix_sockets_ = list_unix_sockets(plan_.root);
+const UnixSockets& Surroundings::unix_sockets(bool anew) const {
+  if (!unix_sockets_ || anew) unix_sockets_ = list_unix_sockets(plan_.root);
   return *unix_sockets_;
 }
 
 const PtyEnds& Surroundings::ptys() const {
   if (!ptys_) ptys_ = list_ptys(plan_);
   return *ptys_;
+}
+
+const UnixSockets& Surroundings::host_unix_sockets() const {
+  if (!host_unix_sockets_) host_unix_sockets_ = list_unix_sockets(0);
+  return *host_unix_sockets_;
+}
+
+std::optional<pid_t> Surroundings::held_outside(uint32_t inode) const {
+  constexpr pid_t inside = 0;
+  if (holders_.empty()) {
+    for (int pid :
+         kernel::numeric_entries(kernel::open("/proc", O_RDONLY | O_DIRECTORY).get(), "/proc"))
+      for (uint64_t socket : sockets_of(pid)) holders_.emplace(socket, pid);
+    std::vector<pid_t> ours{plan_.root};
+    if (!plan_.freeze_cgroup.empty()) ours = Freezer::processes(plan_.freeze_cgroup);
+    for (pid_t pid : ours)
+      for (uint64_t socket : sockets_of(pid)) holders_[socket] = inside;
+  }
+  auto found = holders_.find(inode);
+  if (found == holders_.end() || found->second == inside) return std::nullopt;
+  return found->second;
 }
 
 std::span<const FileKind* const> file_kinds() { return kinds; }

@@ -35,15 +35,21 @@ class Surroundings {
   // O_PATH descriptor of a mount's root, seen without what covers it. Throws
   // where that is no directory.
   int view(const mounts::Place& place) const;
-  const UnixSockets& unix_sockets() const;  // of its network namespace; read when first asked for
-  const PtyEnds& ptys() const;              // read when first asked for
+  // Of its network namespace; read when first asked for, and again where `anew`.
+  const UnixSockets& unix_sockets(bool anew = false) const;
+  const UnixSockets& host_unix_sockets() const;  // of ours
+  // A process that has this socket, where none of the container has it. None
+  // for one that nobody has, as it may travel in the queue of another.
+  std::optional<pid_t> held_outside(uint32_t inode) const;
+  const PtyEnds& ptys() const;  // read when first asked for
 
  private:
   const DumpPlan& plan_;
   mutable std::map<pid_t, UniqueFd> roots_;
-  mutable std::optional<UnixSockets> unix_sockets_;
+  mutable std::optional<UnixSockets> unix_sockets_, host_unix_sockets_;
   mutable std::optional<PtyEnds> ptys_;
-  mutable std::map<int, UniqueFd> views_;  // by mount
+  mutable std::map<uint64_t, pid_t> holders_;  // of all sockets; filled when first asked for
+  mutable std::map<int, UniqueFd> views_;      // by mount
 };
 
 // Why a file can't be dumped, and what to do about it.

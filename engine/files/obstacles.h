@@ -12,6 +12,6 @@ namespace stasis::engine::files {
 
 // One finding per descriptor that is in the way. A process that has ended
 // meanwhile has none.
-std::vector<Finding> obstacles(pid_t pid, const DumpPlan& plan);
+std::vector<Finding> obstacles(const std::vector<pid_t>& pids, const DumpPlan& plan);
 
 }  // namespace stasis::engine::files

@@ -21,7 +21,8 @@ kernel::ProcStatus status_of(pid_t pid) {
   return kernel::parse_status(kernel::read_file(fmt::format("/proc/{}/status", pid)));
 }
 
-// 0 when the container can't see the owner, as the kernel itself tells it.
+}  // namespace
+
 pid_t as_seen_by(pid_t root, pid_t pid) {
   std::string path = fmt::format("/proc/{}/status", pid);
   if (kernel::call(SYS_faccessat, AT_FDCWD, path.c_str(), R_OK) < 0) return 0;
@@ -29,8 +30,6 @@ pid_t as_seen_by(pid_t root, pid_t pid) {
   auto pids = status_of(pid).ns_pid;
   return level < pids.size() ? pids[level] : 0;
 }
-
-}  // namespace
 
 image::FownEntry dump_owner(int fd, uint32_t flags, pid_t root) {
   image::FownEntry entry;

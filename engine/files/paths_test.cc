@@ -201,8 +201,8 @@ TEST_CASE("what cannot be written down is named before anything is touched") {
   DumpPlan plan;
   plan.root = child.pid();
   plan.mounts = mountmap::MountTable::read(child.pid());
-  auto findings = obstacles(child.pid(), plan);
-  REQUIRE(findings.size() == 3);
+  auto findings = obstacles({child.pid()}, plan);
+  REQUIRE(findings.size() == 4);
   CHECK(findings[0].subject.starts_with(fmt::format("process {} (", child.pid())));
   CHECK(findings[0].what == "holds a TCP socket open as descriptor 0");
   CHECK(findings[1].what.starts_with("holds an anonymous memory file"));

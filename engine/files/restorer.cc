@@ -5,11 +5,14 @@
 #include <sched.h>
 #include <sys/syscall.h>
 
+#include <set>
+
 #include "engine/files/epoll.h"
 #include "engine/files/file_kind.h"
 #include "engine/files/owner.h"
 #include "engine/files/regular.h"
 #include "engine/files/reopen.h"
+#include "engine/files/unix_family.h"
 #include "engine/image/checkpoint.h"
 #include "engine/namespaces/namespaces.h"
 #include "kernel/call.h"
@@ -24,11 +27,14 @@ Restorer::Restorer(const image::Checkpoint& image, const RestorePlan& plan, Log&
 Restorer::~Restorer() = default;
 
 int Restorer::root_of(const image::RegFileEntry& file) const {
+  return root_of_mount(file.mnt_id());
+}
+
+int Restorer::root_of_mount(int32_t mnt_id) const {
   if (root_ < 0) throw Error("open the container's files", "").because("it has no root yet");
   for (const auto& [ns_id, root] : nested_roots_)
     for (const image::MntEntry& mount : image_.mounts.at(ns_id))
-      if (file.mnt_id() >= 0 && mount.mnt_id() == static_cast<uint32_t>(file.mnt_id()))
-        return root.get();
+      if (mnt_id >= 0 && mount.mnt_id() == static_cast<uint32_t>(mnt_id)) return root.get();
   return root_;
 }
 
@@ -95,6 +101,30 @@ const std::vector<SocketPacket>& Restorer::socket_packets() {
   return *packets_;
 }
 
+UnixFamily& Restorer::unix_family() {
+  if (!unix_family_) {
+    unix_family_ = std::make_unique<UnixFamily>(*this);
+    unix_family_->make();
+  }
+  return *unix_family_;
+}
+
+void Restorer::unite_sockets(UnixDoer& doer) {
+  for (const auto& [id, file] : entries())
+    if (file.type() == image::UNIXSK) return unix_family().unite(doer);
+}
+
+void Restorer::finish_sockets(const std::map<pid_t, pid_t>& tasks) {
+  if (!unix_family_) return;
+  unix_family_->finish(tasks);
+  std::set<uint32_t> held;
+  for (const image::TaskImage& task : image_.tasks)
+    for (const image::FdinfoEntry& fd : task.fds) held.insert(fd.id());
+  for (const auto& [id, file] : entries())
+    if (file.type() == image::EVENTPOLL && !held.contains(id) && made_.contains(id))
+      watch_in_flight(*this, id);
+}
+
 void Restorer::in_network(const std::function<void()>& action) const {
   if (network_ < 0) return action();
   namespaces::in_namespaces(network_, CLONE_NEWNET, action);
@@ -117,7 +147,7 @@ void Restorer::close_all() {
   made_.clear();
   pipes_.clear();
   fifos_.clear();
-  sockets_.clear();
+  unix_family_.reset();
   nameless_.clear();
   terminals_.close_all();
 }

@@ -6,6 +6,7 @@
 
 #include <functional>
 #include <map>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -25,6 +26,9 @@ struct TaskImage;
 }  // namespace stasis::image
 
 namespace stasis::engine::files {
+
+class UnixDoer;
+class UnixFamily;
 
 // A pipe that is being made again: both ends, and whether the one open file
 // that pipe() makes of each has been given to an entry of the image.
@@ -85,6 +89,12 @@ class Restorer {
   // container's root pid namespace -> pid in ours.
   void set_owners(const std::map<pid_t, pid_t>& tasks);
 
+  // Both when all tasks exist. Sockets listen, and have the other ends that they
+  // had from the beginning: before any goes into a task.
+  void unite_sockets(UnixDoer& doer);
+  // The rest: connections by name, what waits in them.
+  void finish_sockets(const std::map<pid_t, pid_t>& tasks);
+
   // Closes all that it holds; to be done before the tasks run, or a pipe whose
   // writers are gone would never end.
   void close_all();
@@ -96,6 +106,7 @@ class Restorer {
   const userns::IdMap& ids() const { return ids_; }
   // That its path leads from (borrowed); throws before set_root().
   int root_of(const image::RegFileEntry& file) const;
+  int root_of_mount(int32_t mnt_id) const;
   const std::map<uint32_t, image::FileEntry>& entries() const;
   const image::FileEntry& entry(uint32_t file_id) const;
   // The inherited descriptor (borrowed) that stands for `key`, or -1.
@@ -105,8 +116,8 @@ class Restorer {
   std::map<uint32_t, UniqueFd>& fifos() { return fifos_; }
   Terminals& terminals() { return terminals_; }
   std::map<std::pair<image::RemapType, uint32_t>, UniqueFd>& nameless() { return nameless_; }
-  // Made sockets that no entry has taken yet, by inode; what waits in them.
-  std::map<uint32_t, UniqueFd>& sockets() { return sockets_; }
+  // All unix sockets, made when the first is asked for; what waits in sockets.
+  UnixFamily& unix_family();
   const std::vector<SocketPacket>& socket_packets();
   void in_network(const std::function<void()>& action) const;
   // Notes F_SETOWN's part for set_owners(), does F_SETSIG's at once.
@@ -120,7 +131,8 @@ class Restorer {
   int root_ = -1, network_ = -1;
   std::map<uint32_t, UniqueFd> made_, hidden_, nested_roots_;
   std::map<uint32_t, PipeEnds> pipes_;
-  std::map<uint32_t, UniqueFd> fifos_, sockets_;
+  std::map<uint32_t, UniqueFd> fifos_;
+  std::unique_ptr<UnixFamily> unix_family_;
   std::optional<std::vector<SocketPacket>> packets_;
   std::optional<std::map<const image::TaskImage*, std::vector<Watch>>> watches_;
   std::map<std::pair<image::RemapType, uint32_t>, UniqueFd> nameless_;

@@ -1,7 +1,10 @@
 // Unix sockets.
+#include <linux/kcmp.h>
 #include <linux/rtnetlink.h>
 #include <linux/unix_diag.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 
 #include <cstring>
@@ -11,6 +14,50 @@
 #include "engine/files/unix_diag.h"
 
 namespace stasis::engine::files {
+
+namespace {
+
+sockaddr_un address_of(const std::string& path) {
+  sockaddr_un address{AF_UNIX, {}};
+  path.copy(address.sun_path, sizeof address.sun_path - 1);
+  return address;
+}
+
+int bound_socket(int type, const std::string& path) {
+  sockaddr_un address = address_of(path);
+  int fd = socket(AF_UNIX, type, 0);
+  (void)!bind(fd, reinterpret_cast<sockaddr*>(&address), sizeof address);
+  return fd;
+}
+
+void pass(int by, const char* text, int fd) {
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof fd)] = {};
+  iovec vector{const_cast<char*>(text), strlen(text)};
+  msghdr message{nullptr, 0, &vector, 1, control, sizeof control, 0};
+  cmsghdr* part = CMSG_FIRSTHDR(&message);
+  *part = {CMSG_LEN(sizeof fd), SOL_SOCKET, SCM_RIGHTS};
+  memcpy(CMSG_DATA(part), &fd, sizeof fd);
+  (void)!sendmsg(by, &message, 0);
+}
+
+struct Received {
+  std::string text;
+  int fd = -1;
+};
+
+Received received(int by, size_t most) {
+  Received result;
+  result.text.resize(most);
+  alignas(cmsghdr) char control[100];
+  iovec vector{result.text.data(), most};
+  msghdr message{nullptr, 0, &vector, 1, control, sizeof control, 0};
+  long size = recvmsg(by, &message, MSG_DONTWAIT);
+  result.text.resize(size < 0 ? 0 : static_cast<size_t>(size));
+  if (cmsghdr* part = CMSG_FIRSTHDR(&message)) memcpy(&result.fd, CMSG_DATA(part), sizeof(int));
+  return result;
+}
+
+}  // namespace
 
 TEST_CASE("pairs of unix sockets come back with what waits in them") {
   if (!may_examine()) return;
@@ -53,7 +100,36 @@ TEST_CASE("pairs of unix sockets come back with what waits in them") {
   CHECK(read_some(theirs.get()) == "one");  // nothing was taken out
 }
 
-TEST_CASE("unix sockets that others can reach are refused") {
+TEST_CASE("files come back with the bytes that they travel with") {
+  if (!may_examine()) return;
+  Child child([] {
+    int fds[2], ends[2];
+    (void)!socketpair(AF_UNIX, SOCK_STREAM, 0, fds);  // 0, 1
+    (void)!pipe(ends);
+    (void)!write(ends[1], "piped", 5);
+    (void)!write(1, "head", 4);
+    pass(1, "body", ends[0]);
+    (void)!write(1, "tail", 4);
+    pass(0, "self", 0);
+    close(ends[0]);
+    close(ends[1]);
+  });
+  Written written({child.pid()});
+  Again again(written.checkpoint);
+  CHECK(received(again[0], 4).text == "head");
+  Received body = received(again[0], 100);
+  CHECK(body.text == "body");
+  REQUIRE(body.fd >= 0);
+  CHECK(read_some(body.fd) == "piped");
+  CHECK(read_some(again[0]) == "tail");
+  Received self = received(again[1], 100);
+  REQUIRE(self.fd >= 0);
+  CHECK(syscall(SYS_kcmp, getpid(), getpid(), KCMP_FILE, self.fd, again[0]) == 0);
+  close(body.fd);
+  close(self.fd);
+}
+
+TEST_CASE("unix sockets outside of the container are named") {
   if (!may_examine()) return;
   int outside[2];
   REQUIRE(socketpair(AF_UNIX, SOCK_STREAM, 0, outside) == 0);
@@ -61,25 +137,61 @@ TEST_CASE("unix sockets that others can reach are refused") {
   {
     Child child([] { dup2(1010, 0); });
     CHECK_THROWS_WITH(Written({child.pid()}), Catch::Contains("outside of the container"));
+    DumpPlan plan;
+    plan.root = child.pid();
+    plan.mounts = mountmap::MountTable::read(plan.root);
+    auto findings = obstacles({child.pid()}, plan);
+    REQUIRE(findings.size() == 1);
+    CHECK_THAT(findings[0].what, Catch::Contains("a socket without a name of process"));
+    struct stat stat{};
+    REQUIRE(fstat(outside[1], &stat) == 0);
+    plan.external_unix.insert(static_cast<uint32_t>(stat.st_ino));
+    CHECK(obstacles({child.pid()}, plan).empty());
   }
   for (int fd : {outside[0], outside[1], 1010}) close(fd);
-  Child child([] {
-    sockaddr_un address{AF_UNIX, {}};
-    memcpy(address.sun_path + 1, "files_test", 10);
-    socket(AF_UNIX, SOCK_STREAM, 0);
-    (void)!bind(0, reinterpret_cast<sockaddr*>(&address), sizeof(sa_family_t) + 11);
-    socket(AF_UNIX, SOCK_STREAM, 0);
-    (void)!bind(1, reinterpret_cast<sockaddr*>(&address), sizeof(sa_family_t));
-    listen(1, 1);
+}
+
+TEST_CASE("a server outside of the container is connected again where that is allowed") {
+  if (!may_examine()) return;
+  Scratch dir;
+  std::string path = dir / "log";
+  UniqueFd server(bound_socket(SOCK_DGRAM, path));
+  Child child([&] {
+    sockaddr_un address = address_of(path);
+    socket(AF_UNIX, SOCK_DGRAM, 0);
+    (void)!connect(0, reinterpret_cast<sockaddr*>(&address), sizeof address);
   });
-  DumpPlan plan;
-  plan.root = child.pid();
-  auto findings = obstacles(child.pid(), plan);
-  REQUIRE(findings.size() == 2);
-  CHECK(findings[0].what ==
-        "holds a unix socket open as descriptor 0, bound to the name @files_test");
-  CHECK(findings[1].what ==
-        "holds a unix socket open as descriptor 1, that listens for connections");
+  CHECK_THROWS_WITH(Written({child.pid()}), Catch::Contains(path));
+  Written written({child.pid()}, {}, [](DumpPlan& plan) { plan.ext_unix_sk = true; });
+  CHECK_THROWS_WITH(Again(written.checkpoint), Catch::Contains(path));
+  RestorePlan plan;
+  plan.ext_unix_sk = true;
+  Again again(written.checkpoint, plan);
+  REQUIRE(write(again[0], "logged", 6) == 6);
+  CHECK(read_some(server.get()) == "logged");
+}
+
+TEST_CASE("the file of a socket comes back as it was") {
+  if (!may_examine()) return;
+  Scratch dir;
+  std::string path = dir / "socket";
+  {
+    Child child([&] {
+      bound_socket(SOCK_STREAM, path);  // 0
+      chmod(path.c_str(), 0640);
+      listen(0, 5);
+    });
+    Written written({child.pid()});
+    Again again(written.checkpoint);
+    struct stat stat{};
+    REQUIRE(::stat(path.c_str(), &stat) == 0);
+    CHECK(stat.st_mode == (S_IFSOCK | 0640));
+    UniqueFd client(socket(AF_UNIX, SOCK_STREAM, 0));
+    sockaddr_un address = address_of(path);
+    CHECK(connect(client.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) == 0);
+    UniqueFd accepted(accept(again[0], nullptr, nullptr));
+    CHECK(accepted.valid());
+  }
 }
 
 TEST_CASE("the kernel's words about a unix socket are read, and only whole ones") {

@@ -17,6 +17,7 @@
 
 #include "engine/files/dumper.h"
 #include "engine/files/restorer.h"
+#include "engine/files/unix_doer.h"
 #include "engine/image/checkpoint.h"
 #include "kernel/fs.h"
 
@@ -138,10 +139,13 @@ class Again {
         root_(kernel::open("/", O_PATH)),
         restorer(checkpoint, plan_, log_) {
     restorer.set_root(root_.get());
+    UnixDoer doer;
+    restorer.unite_sockets(doer);
     for (const image::TaskImage& task : checkpoint.tasks) {
       auto& table = tables_.emplace_back();
       for (auto slot : restorer.descriptors(task)) table[slot.target] = slot;
     }
+    restorer.finish_sockets({});
   }
   int operator[](int number) { return of(0, number).ours; }
   Restorer::Slot of(size_t task, int number) {

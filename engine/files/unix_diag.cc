@@ -37,7 +37,8 @@ void ask(int socket) {
   message.header.nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP;
   message.request.sdiag_family = AF_UNIX;
   message.request.udiag_states = ~0U;
-  message.request.udiag_show = UDIAG_SHOW_NAME | UDIAG_SHOW_PEER | UDIAG_SHOW_RQLEN;
+  message.request.udiag_show =
+      UDIAG_SHOW_NAME | UDIAG_SHOW_VFS | UDIAG_SHOW_PEER | UDIAG_SHOW_ICONS | UDIAG_SHOW_RQLEN;
   kernel::must(kernel::call(SYS_sendto, socket, &message, sizeof message, 0, nullptr, 0), "ask for",
                "the unix sockets");
 }
@@ -57,6 +58,13 @@ bool take(std::string_view datagram, UnixSockets& sockets) {
     datagram.remove_prefix(std::min<size_t>(NLMSG_ALIGN(header.nlmsg_len), datagram.size()));
   }
   return true;
+}
+
+void read_file(const unix_diag_vfs& file, UnixSocket& socket) {
+  constexpr unsigned minor_bits = 20;  // as the kernel keeps device numbers itself
+  socket.file_inode = file.udiag_vfs_ino;
+  socket.file_major = file.udiag_vfs_dev >> minor_bits;
+  socket.file_minor = file.udiag_vfs_dev & ((1U << minor_bits) - 1);
 }
 
 }  // namespace
@@ -79,9 +87,18 @@ UnixSocket parse_unix_socket(std::string_view message) {
         break;
       case UNIX_DIAG_PEER:
         socket.peer = read_as<uint32_t>(value);
+        socket.lost_peer = socket.peer == 0;
         break;
       case UNIX_DIAG_RQLEN:
         socket.waiting = read_as<unix_diag_rqlen>(value).udiag_rqueue;
+        socket.unread = read_as<unix_diag_rqlen>(value).udiag_wqueue;
+        break;
+      case UNIX_DIAG_VFS:
+        read_file(read_as<unix_diag_vfs>(value), socket);
+        break;
+      case UNIX_DIAG_ICONS:
+        for (; value.size() >= sizeof(uint32_t); value.remove_prefix(sizeof(uint32_t)))
+          socket.clients.push_back(read_as<uint32_t>(value));
         break;
       case UNIX_DIAG_SHUTDOWN:
         socket.shutdown = read_as<uint8_t>(value);
@@ -96,10 +113,14 @@ UnixSocket parse_unix_socket(std::string_view message) {
 
 UnixSockets list_unix_sockets(pid_t pid) {
   UniqueFd socket;
-  namespaces::in_namespaces(kernel::pidfd_open(pid).get(), CLONE_NEWNET, [&] {
+  auto open = [&] {
     long made = kernel::call(SYS_socket, AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_SOCK_DIAG);
     socket.reset(static_cast<int>(kernel::must(made, "open", "a sock_diag socket")));
-  });
+  };
+  if (pid == 0)
+    open();
+  else
+    namespaces::in_namespaces(kernel::pidfd_open(pid).get(), CLONE_NEWNET, open);
   ask(socket.get());
   UnixSockets sockets;
   std::vector<char> buffer(1 << 16);

@@ -57,11 +57,29 @@ bool has_id(const List& list, Id id) {
   return std::any_of(list.begin(), list.end(), [&](const auto& entry) { return id(entry); });
 }
 
+void check_unix(const Checkpoint& image, const UnixSkEntry& socket) {
+  constexpr size_t longest_name = 108;  // sun_path
+  uint32_t id = socket.id(), type = socket.type();
+  const std::string& name = socket.name();
+  expect_file(type == 1 || type == 2 || type == 5, id, "type {}", type);  // SOCK_STREAM ...
+  expect_file(socket.shutdown() <= BOTH, id, "shutdown {}", static_cast<int>(socket.shutdown()));
+  expect_file(name.size() <= longest_name, id, "a name of {} bytes", name.size());
+  expect_file(!socket.has_name_dir() || is_clean_path(socket.name_dir()), id,
+              "name_dir {} is no clean path", socket.name_dir());
+  expect_file(!socket.deleted() || (!name.empty() && name[0] != '\0'), id,
+              "is deleted without a path");
+  if (socket.has_file_perms())
+    expect_file(socket.file_perms().mode() <= 0177777, id, "mode {:o}", socket.file_perms().mode());
+  check_mount_of(image, id, socket.mnt_id());
+}
+
 void check_kind(const Checkpoint& image, const FileEntry& file) {
   uint32_t id = file.id();
   switch (file.type()) {
     case REG:
       return check_regular(image, file.reg());
+    case UNIXSK:
+      return check_unix(image, file.usk());
     case FIFO:
       return expect_file(is_regular(image, file.fifo().regf_id()), id,
                          "regf_id {} is no regular file", file.fifo().regf_id());
@@ -99,6 +117,28 @@ void check_pipe_data(const char* stem, const std::vector<PipeData>& pipes) {
     expect(entry.size() <= pipe_limit, stem, at, "size {}", entry.size());
     expect(!entry.has_size() || entry.size() == 0 || entry.bytes() <= entry.size(), stem, at,
            "{} bytes in a pipe of {}", entry.bytes(), entry.size());
+  }
+}
+
+// What waits in sockets, and the files that travel along.
+void check_queues(const Checkpoint& image) {
+  constexpr int most_rights = 253;  // SCM_MAX_FD
+  constexpr uint32_t scm_rights = 1;
+  if (!image.dir.has("sk-queues")) return;
+  Reader reader = image.dir.read("sk-queues");
+  int64_t at = 0;
+  for (SkPacketEntry packet; reader.next(packet); ++at) {
+    reader.payload(packet.length());
+    expect(image.files.count(packet.id_for()) > 0, "sk-queues", at, "id_for {} is not in files.img",
+           packet.id_for());
+    int rights = 0;
+    for (const ScmEntry& scm : packet.scm()) {
+      expect(scm.type() == scm_rights, "sk-queues", at, "scm of type {}", scm.type());
+      rights += scm.rights_size();
+      for (uint32_t id : scm.rights())
+        expect(image.files.count(id) > 0, "sk-queues", at, "file {} is not in files.img", id);
+    }
+    expect(rights <= most_rights, "sk-queues", at, "{} files with one packet", rights);
   }
 }
 
@@ -151,6 +191,7 @@ void check_files(const Checkpoint& image) {
   }
   check_pipe_data("pipes-data", image.pipes);
   check_pipe_data("fifo-data", image.fifos);
+  check_queues(image);
   check_remaps(image);
   check_locks(image);
 }

@@ -15,6 +15,7 @@
 #include "pstree.pb.h"
 #include "stasis.pb.h"
 #include "stats.pb.h"
+#include "unix_more.pb.h"
 
 namespace stasis::image {
 namespace {
@@ -85,7 +86,8 @@ const Format formats[] = {
     {"cgroup", 0x59383330, of<CgroupEntry>},
     {"seccomp", 0x64413049, of<SeccompEntry>},
     {"stats", 0x57093306, of<StatsEntry>},
-    {"stasis", 0x53544153, of<StasisEntry>},  // ours
+    {"stasis", 0x53544153, of<StasisEntry>},         // ours
+    {"stasis-unix", 0x53545558, of<UnixMoreEntry>},  // ours
 };
 
 constexpr std::string_view raw_names[] = {

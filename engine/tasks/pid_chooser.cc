@@ -23,13 +23,16 @@ namespace {
 
 constexpr int tries = 64;
 
+}  // namespace
+
 // High ids: a container counts up from 1, and the helper must not take one that is wanted.
-long clone_high() {
+long clone_high(uint64_t flags) {
   auto highest = text::to_int<int>(text::trim(kernel::read_file("/proc/sys/kernel/pid_max")));
   pid_t wanted = highest.value_or(32768);
   for (int i = 0; i < tries; ++i) {
     --wanted;
     clone_args args{};
+    args.flags = flags;
     args.set_tid = reinterpret_cast<uint64_t>(&wanted);
     args.set_tid_size = 1;
     long pid = kernel::call(SYS_clone3, &args, sizeof args);
@@ -40,8 +43,6 @@ long clone_high() {
   }
   return -EEXIST;
 }
-
-}  // namespace
 
 PidChooser::PidChooser(pid_t init) {
   int ends[2];
@@ -54,7 +55,7 @@ PidChooser::PidChooser(pid_t init) {
   UniqueFd ns = kernel::open(fmt::format("/proc/{}/ns/pid", init), O_RDONLY);
   UniqueFd home = kernel::open("/proc/self/ns/pid", O_RDONLY);
   kernel::must(kernel::call(SYS_setns, ns.get(), CLONE_NEWPID), "enter", "the pid namespace");
-  long pid = clone_high();
+  long pid = clone_high(0);
   if (pid == 0) {
     channel_.reset();
     serve(theirs.get(), counter.get());

@@ -26,6 +26,7 @@
 #include "engine/tasks/registers.h"
 #include "engine/tasks/seccomp.h"
 #include "engine/tasks/signals.h"
+#include "engine/tasks/task_doer.h"
 #include "engine/tasks/thread_state.h"
 #include "engine/tasks/timers.h"
 #include "kernel/fs.h"
@@ -275,10 +276,14 @@ Revival::Descriptors& Revival::descriptors_of(const image::TaskImage& image) {
 
 void Revival::fill(LiveTree& tree,
                    const std::function<void(uint64_t done, uint64_t total)>& progress) {
+  const userns::IdMap ids(t_.checkpoint.userns);
+  TaskDoer doer(tree, t_.trampoline, t_.sender, ids, t_.log);
+  t_.files.unite_sockets(doer);
   for (LiveTask& task : tree.tasks()) lay_out_memory(task);
   uint64_t total = t_.copier.bytes();
   t_.copier.fill([&](uint64_t done) { progress(done, total); });
   for (LiveTask& task : tree.tasks()) equip(task);
+  t_.files.finish_sockets(tree.pids());
   t_.files.set_owners(tree.pids());
   t_.files.terminals().settle();
   t_.files.close_all();

@@ -50,7 +50,7 @@ def exe(pid):
 
 def sweep_dump(env, program, how, wanted, kind=Container):
     env = engine(env)
-    with kind(env, program, hooks=False) as c:
+    with kind(env, *program.split(), hooks=False) as c:
         c.start()
         before = c.observe()
         image = c.dir / "image-counted"
@@ -83,7 +83,7 @@ def sweep_dump(env, program, how, wanted, kind=Container):
 
 def sweep_restore(env, program, how, wanted, kind=Container):
     env = engine(env)
-    with kind(env, program, hooks=False) as c:
+    with kind(env, *program.split(), hooks=False) as c:
         c.start()
         before = c.observe()
         image = c.checkpoint()
@@ -123,18 +123,18 @@ def sweep_restore(env, program, how, wanted, kind=Container):
 
 
 def register(kind, sweep, how, program):
-    word = "fail" if how == FAIL else "kill"
+    word = ("fail_" if how == FAIL else "kill_") + program.split()[0]
 
-    @scenario(name=f"{kind}_{word}_{program}", seconds=300)
+    @scenario(name=f"{kind}_{word}", seconds=300)
     def some(env):
         sweep(env, program, how, SAMPLE)
 
-    @scenario(name=f"{kind}_{word}_{program}_everywhere", label="long", seconds=3600)
+    @scenario(name=f"{kind}_{word}_everywhere", label="long", seconds=3600)
     def everywhere(env):
         sweep(env, program, how, 10**9)
 
 
-for _program in ("counter", "threads", "sysv"):
+for _program in ("counter", "threads", "sysv", "unix_sockets steady"):
     for _how in (FAIL, KILL):
         register("dump", sweep_dump, _how, _program)
         register("restore", sweep_restore, _how, _program)

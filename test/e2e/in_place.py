@@ -99,8 +99,8 @@ TABLE = {
     ("counter", None): {}, ("threads", None): {}, ("memory", None): {}, ("clock", None): {},
     ("signals", None): {}, ("tree", None): {}, ("limits", None): {}, ("files", None): {},
     ("pipes", None): {}, ("sysv", None): {}, ("undo", None): {}, ("mqueue", None): {"ignore": ("/fds/3", "/fds/4")},
-    ("huge", None): {},
-    ("novdso", None): {}, ("futex", None): {}, ("sleepers", None): {},
+    ("huge", None): {}, ("novdso", None): {}, ("unix_sockets", None): {}, ("futex", None): {},
+    ("sleepers", None): {},
     ("timers", None): {"ignore": ("/ShdPnd",)},  # which go on firing while we look
     ("confined", more_caps): {}, ("threads", as_user): {}, ("tree", may_gain_privileges): {},
     ("threads", below_a_shell): {}, ("tree", below_a_shell): {},

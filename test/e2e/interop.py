@@ -45,4 +45,5 @@ for _peer in PEERS:
         register(_program, _peer, False)
 for _way in (True, False):
     register("sysv", "criu-4.2", _way, "plain")
+    register("unix_sockets", "criu-4.2", _way, "plain")
     register("nested", "criu-4.2", _way, "plain", change=may_mount)

@@ -29,8 +29,8 @@ def program_scenario(program, *args, ignore=(), **keywords):
 
 
 for _program in ("counter", "threads", "memory", "clock", "signals", "tree", "limits",
-                 "files", "pipes", "futex", "sleepers", "advice", "orphans", "filters", "sysv", "huge",
-                 "novdso"):
+                 "files", "pipes", "unix_sockets", "futex", "sleepers", "advice", "orphans", "filters",
+                 "sysv", "huge", "novdso"):
     program_scenario(_program)
 program_scenario("timers", ignore=("/ShdPnd",))  # which go on firing while we look
 program_scenario("confined", change=more_caps)
@@ -409,5 +409,3 @@ def load(env):
             lines.unlink()
             c.restore(image)
         wait_for("it to be busy", lambda: lines.exists() and lines.stat().st_size > 20)
-
-
