@@ -77,7 +77,8 @@ bool not_started(const Container& container, const std::string& runc_root) {
 
 }  // namespace
 
-std::vector<MapFinding> findings_of(const Container& container, const std::string& runc_root) {
+std::vector<MapFinding> findings_of(const Container& container, const std::string& runc_root,
+                                    const std::function<void(engine::DumpPlan&)>& choose) {
   std::vector<MapFinding> findings = container.map.findings;
   if (container.init <= 0) return findings;
   if (not_started(container, runc_root)) {
@@ -87,6 +88,7 @@ std::vector<MapFinding> findings_of(const Container& container, const std::strin
     return findings;
   }
   engine::DumpPlan plan = build_dump_plan(container);
+  choose(plan);
   if (!plan.freeze_cgroup.empty()) find_strangers(plan.freeze_cgroup, plan.root, findings);
   for (auto& obstacle : engine::obstacles(plan))
     findings.push_back({Severity::obstacle, obstacle.subject, obstacle.what, obstacle.remedy});

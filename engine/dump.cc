@@ -185,7 +185,7 @@ image::InventoryEntry inventory(Dump& dump) {
   clock_gettime(CLOCK_BOOTTIME, &boot);
   entry.set_dump_uptime(static_cast<uint64_t>(boot.tv_sec) * 1000000 +
                         static_cast<uint64_t>(boot.tv_nsec) / 1000);
-  entry.set_tcp_close(false);
+  entry.set_tcp_close(dump.plan.tcp_close);
   entry.set_allow_uprobes(false);
   return entry;
 }
@@ -273,7 +273,9 @@ DumpResult dump(const DumpPlan& given, int image_dir, Observer& observer, Log& l
       dump.writer.publish(entry);
       observer.post_dump();
       dump.result.frozen_us = watch.microseconds();
+      dump.files.connections().silence();
       tree.kill();
+      dump.files.connections().stay_held();
     }
   } catch (...) {
     if (own_network) observer.network_unlock();

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 
+#include "engine/files/inet_diag.h"
 #include "engine/files/pipe_data.h"
 #include "engine/files/reopen.h"
 #include "engine/files/standing.h"
@@ -110,6 +111,11 @@ void Dumper::add_entry(image::FileEntry entry) { more_entries_.push_back(std::mo
 
 uint32_t Dumper::network_id() const { return namespaces::NsIds(plan_.root).id(CLONE_NEWNET); }
 
+const std::map<uint32_t, int>& Dumper::udp_shutdowns() {
+  if (!udp_shutdowns_) udp_shutdowns_ = files::udp_shutdowns(plan_.root);
+  return *udp_shutdowns_;
+}
+
 void Dumper::check_peers() const {
   std::set<uint32_t> sockets;
   for (const auto& file : open_files_)
@@ -126,6 +132,7 @@ void Dumper::check_peers() const {
 void Dumper::finish() {
   check_peers();
   dump_contents(writer_, open_files_);
+  connections_.store(plan_, open_files_, writer_);
   for (const auto& entry : more_entries_) writer_.append("files", entry);
   for (const auto& file : open_files_) writer_.append("files", file->entry);
   by_identity_.clear();

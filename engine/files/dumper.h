@@ -6,6 +6,7 @@
 
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 #include <tuple>
@@ -13,6 +14,7 @@
 
 #include "base/log.h"
 #include "base/unique_fd.h"
+#include "engine/files/connections.h"
 #include "engine/files/file_kind.h"
 #include "engine/files/probe.h"
 #include "engine/namespaces/userns.h"
@@ -52,6 +54,8 @@ class Dumper {
   // Takes the content of pipes and writes files.img and what belongs to it.
   // Closes all duplicates: the tasks may go on afterwards.
   void finish();
+  // Those that are to live on elsewhere.
+  DumpedConnections& connections() { return connections_; }
 
   // For the kinds.
   const DumpPlan& plan() const { return plan_; }
@@ -61,6 +65,8 @@ class Dumper {
   const userns::IdMap& ids() const { return ids_; }
   // Of the container's network namespace, in the image.
   uint32_t network_id() const;
+  // By inode, how sockets of UDP were shut down.
+  const std::map<uint32_t, int>& udp_shutdowns();
   // This socket must turn up before finish(): `holder` is connected to it.
   void expect_socket(uint32_t inode, const Probe& holder) { expected_[inode] = holder; }
   uint32_t next_id() { return ++last_id_; }
@@ -88,6 +94,8 @@ class Dumper {
   std::map<uint32_t, Probe> expected_;
   std::vector<image::FileEntry> more_entries_;
   std::set<uint32_t> tables_done_;
+  DumpedConnections connections_;
+  std::optional<std::map<uint32_t, int>> udp_shutdowns_;  // read when first asked for
 };
 
 }  // namespace stasis::engine::files

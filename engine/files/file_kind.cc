@@ -13,9 +13,9 @@ namespace stasis::engine::files {
 namespace {
 
 // The first that claims a descriptor has it.
-constexpr std::array<const FileKind*, 8> kinds = {
-    &pipe_kind,  &eventfd_kind, &timerfd_kind, &signalfd_kind,
-    &epoll_kind, &unix_kind,    &fifo_kind,    &regular_kind,
+constexpr std::array<const FileKind*, 11> kinds = {
+    &pipe_kind, &eventfd_kind, &timerfd_kind, &signalfd_kind, &epoll_kind,   &unix_kind,
+    &inet_kind, &netlink_kind, &packet_kind,  &fifo_kind,     &regular_kind,
 };
 
 }  // namespace
