@@ -255,20 +255,39 @@ void make_connection(Restorer& restorer, int fd, const image::InetSkEntry& entry
   restorer.connections().add(std::move(kept), std::move(repair));
 }
 
-// Sockets that share a port may have been bound when their options were others.
-bool shares_port(const Restorer& restorer, const image::InetSkEntry& entry) {
-  if (entry.src_port() == 0 || entry.type() == SOCK_RAW) return false;
-  return std::any_of(restorer.entries().begin(), restorer.entries().end(), [&](const auto& pair) {
-    const image::FileEntry& other = pair.second;
-    return other.type() == image::INETSK && other.id() != entry.id() &&
-           !is_connection(other.isk()) && other.isk().proto() == entry.proto() &&
-           other.isk().src_port() == entry.src_port();
+// Sockets that share a port may have been bound when their options were
+// others: what one of them has, or needs, all have until they are bound.
+struct Sharing {
+  bool address = false, port = false;  // SO_REUSEADDR, SO_REUSEPORT
+};
+Sharing sharing_of(const Restorer& restorer, const image::InetSkEntry& entry) {
+  Sharing sharing{entry.opts().reuseaddr(), entry.opts().so_reuseport()};
+  if (entry.src_port() == 0 || entry.type() == SOCK_RAW) return sharing;
+  for (const auto& [id, file] : restorer.entries()) {
+    const image::InetSkEntry& other = file.isk();
+    if (file.type() != image::INETSK || id == entry.id() || is_connection(other) ||
+        other.proto() != entry.proto() || other.src_port() != entry.src_port())
+      continue;
+    sharing.address = true;
+    sharing.port |= other.opts().so_reuseport();
+  }
+  return sharing;
+}
+
+void share(Restorer& restorer, int fd, const image::InetSkEntry& entry) {
+  Sharing sharing = sharing_of(restorer, entry);
+  set(fd, SOL_SOCKET, SO_REUSEADDR, sharing.address);
+  set(fd, SOL_SOCKET, SO_REUSEPORT, sharing.port);
+  bool address = entry.opts().reuseaddr(), port = entry.opts().so_reuseport();
+  if (address == sharing.address && port == sharing.port) return;
+  restorer.when_all_are_made([fd, address, port] {
+    set(fd, SOL_SOCKET, SO_REUSEADDR, address);
+    set(fd, SOL_SOCKET, SO_REUSEPORT, port);
   });
 }
 
 void make_unconnected(Restorer& restorer, int fd, const image::InetSkEntry& entry) {
-  set(fd, SOL_SOCKET, SO_REUSEADDR, entry.opts().reuseaddr() || shares_port(restorer, entry));
-  set(fd, SOL_SOCKET, SO_REUSEPORT, entry.opts().so_reuseport());
+  share(restorer, fd, entry);
   bind_to(restorer, fd, entry);
   if (entry.state() == TCP_LISTEN)
     kernel::must(kernel::call(SYS_listen, fd, entry.backlog()), "listen with", describe(entry));
@@ -290,11 +309,8 @@ UniqueFd make(Restorer& restorer, const image::FileEntry& file) {
   else
     make_unconnected(restorer, fd.get(), entry);
   restore_inet_options(fd.get(), entry);
-  if (!is_connection(entry) && shares_port(restorer, entry)) {
-    set(fd.get(), SOL_SOCKET, SO_REUSEADDR, 1);
-    if (!entry.opts().reuseaddr())
-      restorer.when_all_are_made([raw = fd.get()] { set(raw, SOL_SOCKET, SO_REUSEADDR, 0); });
-  }
+  if (!is_connection(entry))
+    set(fd.get(), SOL_SOCKET, SO_REUSEADDR, sharing_of(restorer, entry).address);
   // Of a socket without another end it is noted all the same, which the kernel calls an error.
   if (entry.has_shutdown() && entry.shutdown() != image::NONE && !is_connection(entry))
     kernel::call(SYS_shutdown, fd.get(), static_cast<int>(entry.shutdown()) - 1);

@@ -1,13 +1,13 @@
 """Internet sockets: what a container listens at and is connected to comes back, and nobody notices."""
 import contextlib
-import json
 import os
+import shutil
 import socket
 import threading
 import time
 
 import faults
-from harness import Container, Failure, PATIENCE, expect, run, scenario, wait_for
+from harness import Container, Failure, PATIENCE, Skip, expect, run, scenario, wait_for
 from in_place import from_checkpoint, start
 from userns import Mapped
 
@@ -161,33 +161,31 @@ def with_programs(network, command):
 
 
 class Talk(threading.Thread):
-    """A client that sends numbers and wants each of them back, once and in order."""
+    """A client that asks for numbers and wants each of them, once and in order."""
 
-    def __init__(self, address, port, pause=0.001, window=1):
+    def __init__(self, address, port, pause=0.001, window=1, question=lambda n: b"%09d\n" % n):
         super().__init__(daemon=True)
         self.socket = socket.create_connection((address, port), 10)
         self.socket.settimeout(30 * PATIENCE)
-        self.pause, self.window = pause, window
+        self.pause, self.window, self.question = pause, window, question
         self.sent, self.back, self.gap, self.failure = 0, 0, 0.0, None
         self.ending = False
         self.start()
 
     def run(self):
         try:
+            lines = self.socket.makefile("rb")
             while not self.ending:
                 for _ in range(self.window):
                     self.sent += 1
-                    self.socket.sendall(b"%09d\n" % self.sent)
+                    self.socket.sendall(self.question(self.sent))
                 begin = time.monotonic()
                 for _ in range(self.window):
-                    line = b""
-                    while len(line) < 10:
-                        part = self.socket.recv(10 - len(line))
-                        if not part:
-                            raise Failure("the connection has ended")
-                        line += part
+                    line = lines.readline()
+                    if not line:
+                        raise Failure("the connection has ended")
                     self.back += 1
-                    if int(line) != self.back:
+                    if int(line.lstrip(b":")) != self.back:
                         raise Failure(f"{line} came back, not {self.back}")
                 self.gap = max(self.gap, time.monotonic() - begin)
                 time.sleep(self.pause)
@@ -239,6 +237,110 @@ def tcp_clients(env):
             for talk in [*talks, late]:
                 talk.end()
         c.gone()
+
+
+def as_user(network, command, uid):
+    def change(config):
+        with_programs(network, command)(config)
+        config["process"]["user"] = {"uid": uid, "gid": uid}
+    return change
+
+
+@scenario
+def redis(env):
+    """redis and clients that count in it, one of them with many questions under way."""
+    if not shutil.which("redis-server"):
+        raise Skip("needs redis-server")
+    command = ["/usr/bin/redis-server", "--port", "6379", "--bind", "0.0.0.0", "--save", "",
+               "--protected-mode", "no", "--dir", "/data", "--logfile", "/data/log"]
+    with Network(2) as network, \
+            Connected(env, change=as_user(network, command, 65534)) as c:
+        make_host_directories(c)
+        c.runc("run", "-d", "--bundle", c.bundle, c.name)
+
+        def talk(key, window):
+            with contextlib.suppress(OSError):
+                return Talk(network.inside, 6379, window=window,
+                            question=lambda n: b"INCR %s\r\n" % key)
+            return None
+        talks = [wait_for("redis", lambda: talk(b"one", 1)), talk(b"many", 300)]
+        reader = socket.create_connection((network.inside, 6379), 10)
+        reader.settimeout(30 * PATIENCE)
+        reader.sendall(b"SUBSCRIBE news\r\n")
+        reader.recv(1000)
+        for options in (["--leave-running"], ["--leave-running"], [], []):
+            for one in talks:
+                one.goes_on()
+            image = c.checkpoint(*options)
+            if not options:
+                time.sleep(0.3)
+                c.restore(image)
+        for one in talks:
+            one.goes_on()
+        writer = socket.create_connection((network.inside, 6379), 10)
+        writer.sendall(b"PUBLISH news hello\r\n")
+        expect(b"hello" in reader.recv(1000), "the subscriber hears nothing")
+        for one in talks:
+            one.end()
+    c.gone()
+
+
+NGINX = """
+worker_processes 2;
+pid /data/nginx.pid;
+error_log /data/error.log;
+events { worker_connections 64; }
+http {
+  access_log off;
+  client_body_temp_path /data/body; proxy_temp_path /data/proxy; fastcgi_temp_path /data/fastcgi;
+  uwsgi_temp_path /data/uwsgi; scgi_temp_path /data/scgi;
+  server { listen 8080; listen [::]:8080; root /data/www; }
+}
+"""
+
+
+def get(address, path):
+    with contextlib.suppress(OSError), socket.create_connection((address, 8080), 10) as connection:
+        connection.sendall(f"GET {path} HTTP/1.0\r\n\r\n".encode())
+        return b"".join(iter(lambda: connection.recv(65536), b""))
+    return b""
+
+
+@scenario
+def nginx(env):
+    """nginx answers as before, idle and in the middle of a download."""
+    if not shutil.which("nginx"):
+        raise Skip("needs nginx")
+    command = ["/usr/sbin/nginx", "-c", "/data/nginx.conf", "-e", "/data/error.log",
+               "-g", "daemon off;"]
+    with Network(3) as network, Connected(env, change=as_user(network, command, 33)) as c:
+        make_host_directories(c)
+        (c.data / "www").mkdir()
+        (c.data / "nginx.conf").write_text(NGINX)
+        (c.data / "www/page").write_text("the page")
+        content = os.urandom(24 << 20)
+        (c.data / "www/large").write_bytes(content)
+        c.runc("run", "-d", "--bundle", c.bundle, c.name)
+        wait_for("nginx", lambda: get(network.inside, "/page").endswith(b"the page"))
+        Container.checkpoint(c, "--leave-running")
+        expect(get(network.inside, "/page").endswith(b"the page"), "no answer after leave-running")
+        image = Container.checkpoint(c)
+        Container.restore(c, image)
+        expect(get(network.inside, "/page").endswith(b"the page"), "no answer after a restore")
+        with socket.create_connection((network.inside, 8080), 10) as slow:
+            slow.settimeout(30 * PATIENCE)
+            slow.sendall(b"GET /large HTTP/1.0\r\n\r\n")
+            got = b""
+            for _ in range(2):
+                while len(got) < 1 << 20:
+                    got += slow.recv(65536)
+                c.checkpoint("--leave-running")
+            image = c.checkpoint()
+            c.restore(image)
+            while part := slow.recv(1 << 20):
+                got += part
+        expect(got.endswith(b"\r\n\r\n" + content), f"{len(got)} bytes of the download came, or others")
+    c.gone()
 
 
 def register_faults(program, kind):
