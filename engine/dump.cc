@@ -187,6 +187,11 @@ image::InventoryEntry inventory(Dump& dump) {
                         static_cast<uint64_t>(boot.tv_nsec) / 1000);
   entry.set_tcp_close(dump.plan.tcp_close);
   entry.set_allow_uprobes(false);
+  if (std::string held = dump.files.connections().held_as(); !held.empty()) {
+    constexpr uint32_t by_nftables = 1;
+    entry.set_network_lock_method(by_nftables);
+    entry.set_dump_criu_run_id(held);
+  }
   return entry;
 }
 

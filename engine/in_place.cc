@@ -279,7 +279,7 @@ RestoreResult restore_in_place(StartHold& hold, const image::Checkpoint& checkpo
   ids.reset();
   for (LiveTask& task : tree.tasks()) revival.confine(task);
 
-  files.connections().release();
+  files.connections().release(checkpoint.inventory.dump_criu_run_id());
   RestoreResult result;
   result.root = init;
   result.restore_us = watch.microseconds();

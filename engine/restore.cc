@@ -132,7 +132,7 @@ RestoreResult restore(const RestorePlan& plan, int image_dir, Observer& observer
   observer.pre_resume(root.pid());
   if (!plan.pidfile.empty()) write_pidfile(plan.pidfile, root.pid());
   cgroups.commit();
-  files.connections().release();
+  files.connections().release(checkpoint.inventory.dump_criu_run_id());
   result.restore_us = watch.microseconds();
   observer.post_resume(root.pid());
   log.info("Restore finished successfully: process {} goes on", root.pid());

@@ -212,31 +212,31 @@ void remove(kernel::Netlink& netlink, const std::string& table) {
   t.commit(netlink, "let go");
 }
 
-std::string name_of(const std::vector<InetEnds>& connections) {
+std::string id_of(const std::vector<InetEnds>& connections) {
   uint64_t hash = 0xcbf29ce484222325;  // FNV-1a
   for (bool four : {true, false})
     for (const std::string& key : keys_of(connections, four))
       for (char byte : key) hash = (hash ^ static_cast<uint8_t>(byte)) * 0x100000001b3;
-  return fmt::format("stasis-{:016x}", hash);
+  return fmt::format("{:016x}", hash);
 }
 
-std::string own(const std::string& name) { return name + "-now"; }
+std::string own(const std::string& id) { return "stasis-" + id; }
+std::string lasting(const std::string& id) { return "CRIU-" + id; }
 
 }  // namespace
 
 ConnectionHold::ConnectionHold(std::vector<InetEnds> connections)
-    : netlink_(NETLINK_NETFILTER),
-      connections_(std::move(connections)),
-      name_(name_of(connections_)) {
-  make(netlink_, own(name_), NFT_TABLE_F_OWNER, connections_);
+    : netlink_(NETLINK_NETFILTER), connections_(std::move(connections)), id_(id_of(connections_)) {
+  make(netlink_, own(id_), NFT_TABLE_F_OWNER, connections_);
 }
 
-void ConnectionHold::stay() { make(netlink_, name_, 0, connections_); }
+void ConnectionHold::stay() { make(netlink_, lasting(id_), 0, connections_); }
 
-void ConnectionHold::lift() {
-  remove(netlink_, own(name_));
+void ConnectionHold::lift(const std::string& id) {
+  remove(netlink_, own(id_));
+  if (id.empty()) return;
   try {
-    remove(netlink_, name_);
+    remove(netlink_, lasting(id));
   } catch (const Error& error) {
     if (error.code() != ENOENT) throw;  // none stayed
   }

@@ -17,15 +17,17 @@ class ConnectionHold {
   // and with our process, however that ends.
   explicit ConnectionHold(std::vector<InetEnds> connections);
 
-  // They stay when we have ended, until the same connections are lifted.
+  // Names the rules that stay when we have ended, until a restore lifts them:
+  // in a table as CRIU calls its own, so that it finds ours and we find its.
+  const std::string& id() const { return id_; }
   void stay();
-  // Ends them, those that stayed from before, too.
-  void lift();
+  // Ends the rules, and those that stayed as `id`.
+  void lift(const std::string& id);
 
  private:
   kernel::Netlink netlink_;
   std::vector<InetEnds> connections_;
-  std::string name_;  // of the table that stays; the same for the same connections
+  std::string id_;  // the same for the same connections
 };
 
 }  // namespace stasis::engine::files

@@ -59,6 +59,8 @@ void DumpedConnections::store(const DumpPlan& plan,
   }
 }
 
+std::string DumpedConnections::held_as() const { return hold_ ? hold_->id() : ""; }
+
 void DumpedConnections::silence() {
   for (One& one : all_) one.repair.emplace(one.fd.get());
 }
@@ -102,8 +104,8 @@ void RestoredConnections::add(UniqueFd fd, Repair repair) {
   all_.push_back({std::move(fd), std::move(repair)});
 }
 
-void RestoredConnections::release() {
-  if (hold_) hold_->lift();
+void RestoredConnections::release(const std::string& held_as) {
+  if (hold_) hold_->lift(held_as);
   hold_.reset();
   for (One& one : all_) one.repair.end();
   all_.clear();

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "base/unique_fd.h"
@@ -38,6 +39,8 @@ class DumpedConnections {
              image::ImageWriter& writer);
   // From here on the sockets may be closed, and nobody is told.
   void silence();
+  // What the image must say of how they are held; empty: they aren't.
+  std::string held_as() const;
   // Nor afterwards, by the network namespace if it lives on.
   void stay_held();
 
@@ -59,8 +62,8 @@ class RestoredConnections {
   void make_others_first(Restorer& restorer);
   // One that is in repair mode.
   void add(UniqueFd fd, Repair repair);
-  // All go on.
-  void release();
+  // All go on; `held_as` is what their image says.
+  void release(const std::string& held_as);
 
  private:
   struct One;

@@ -127,7 +127,10 @@ void dump_inet_options(int fd, image::InetSkEntry& entry) {
 }
 
 void restore_binding_options(int fd, const image::InetSkEntry& entry) {
-  if (is_six(entry) && entry.has_v6only()) set(fd, IPPROTO_IPV6, IPV6_V6ONLY, entry.v6only());
+  // Nobody may set it for a raw socket.
+  if (is_six(entry) && entry.has_v6only() &&
+      (get(fd, IPPROTO_IPV6, IPV6_V6ONLY) != 0) != entry.v6only())
+    set(fd, IPPROTO_IPV6, IPV6_V6ONLY, entry.v6only());
   if (entry.ip_opts().freebind())
     set(fd, is_six(entry) ? IPPROTO_IPV6 : IPPROTO_IP, is_six(entry) ? IPV6_FREEBIND : IP_FREEBIND,
         1);

@@ -8,8 +8,10 @@
 #include <sys/syscall.h>
 
 #include <algorithm>
+#include <array>
 #include <string_view>
 
+#include "base/text.h"
 #include "engine/files/connections.h"
 #include "engine/files/dumper.h"
 #include "engine/files/inet_address.h"
@@ -20,6 +22,7 @@
 #include "engine/files/socket_network.h"
 #include "engine/files/tcp_connection.h"
 #include "engine/image/checkpoint.h"
+#include "engine/namespaces/sysctl.h"
 #include "kernel/fs.h"
 
 #ifndef TCP_ULP
@@ -56,7 +59,9 @@ struct InetSocket {
   uint32_t waiting = 0, backlog = 0;  // of one that listens
 
   bool is_tcp() const { return protocol == IPPROTO_TCP && type == SOCK_STREAM; }
-  bool is_udp() const { return protocol == IPPROTO_UDP || protocol == IPPROTO_UDPLITE; }
+  bool is_udp() const {
+    return type == SOCK_DGRAM && (protocol == IPPROTO_UDP || protocol == IPPROTO_UDPLITE);
+  }
 };
 
 InetSocket look_at(int fd) {
@@ -226,11 +231,30 @@ void bind_to(Restorer& restorer, int fd, const image::InetSkEntry& entry) {
   kernel::must(bound, "bind", describe(entry));
 }
 
+// Ping sockets are for the groups that the network namespace says: this thread
+// takes one of them on for a moment.
+long socket_of_group(const std::function<long()>& make) {
+  auto range = sysctl::find("net/ipv4/ping_group_range");
+  auto words = range ? text::words(*range) : decltype(text::words(*range)){};
+  auto group = words.empty() ? std::nullopt : text::to_int<gid_t>(words.front());
+  std::array<gid_t, 3> own{};
+  if (!group || kernel::call(SYS_getresgid, &own[0], &own[1], &own[2]) < 0 ||
+      kernel::call(SYS_setresgid, -1, *group, -1) < 0)
+    return -EACCES;
+  long made = make();
+  kernel::must(kernel::call(SYS_setresgid, -1, own[1], -1), "return to", "our own group");
+  return made;
+}
+
 UniqueFd make_socket(Restorer& restorer, const image::InetSkEntry& entry) {
   UniqueFd fd;
   restorer.in_network([&] {
-    long made = kernel::call(SYS_socket, entry.family(),
-                             entry.type() | SOCK_CLOEXEC | SOCK_NONBLOCK, entry.proto());
+    auto make = [&] {
+      return kernel::call(SYS_socket, entry.family(), entry.type() | SOCK_CLOEXEC | SOCK_NONBLOCK,
+                          entry.proto());
+    };
+    long made = make();
+    if (made == -EACCES && entry.type() == SOCK_DGRAM) made = socket_of_group(make);
     fd.reset(static_cast<int>(kernel::must(made, "make", describe(entry))));
     restore_binding_options(fd.get(), entry);
   });

@@ -7,6 +7,7 @@
 #include <sys/socket.h>
 #include <sys/syscall.h>
 
+#include <algorithm>
 #include <cstring>
 #include <vector>
 
@@ -318,7 +319,11 @@ void write_connection(int fd, const InetEnds& ends, const TcpStream& stream,
   // A connection that is being asked for is asked for again, with the same number.
   set_sequence(fd, TCP_SEND_QUEUE, out - entry.outq_len() - (asking ? 1 : 0), name);
   if (asking) set(fd, TCP_REPAIR, static_cast<int>(TCP_REPAIR_OFF_NO_WP), name);
+  // The size of packets is chosen now and, whatever is agreed upon later, kept.
+  constexpr uint32_t largest = 32767;  // that the kernel takes
+  set(fd, TCP_MAXSEG, std::clamp(entry.mss_clamp(), 88U, largest), name);
   connect_to(fd, ends, name);
+  set(fd, TCP_MAXSEG, 0, name);
   if (asking) set(fd, TCP_REPAIR, static_cast<int>(TCP_REPAIR_ON), name);
   if (!asking) agree_on_options(fd, entry, name);
   if (entry.opt_mask() & TCPI_OPT_TIMESTAMPS) set(fd, TCP_TIMESTAMP, entry.timestamp(), name);

@@ -9,8 +9,8 @@
 namespace stasis::engine::files {
 
 // Packets of ours carry this mark, by which the rules that hold a connection
-// let them pass.
-constexpr uint32_t segment_mark = 0x53544153;
+// let them pass, CRIU's as well.
+constexpr uint32_t segment_mark = 0xc114;
 
 struct Segment {
   InetAddress from, to;
