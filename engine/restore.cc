@@ -132,10 +132,10 @@ RestoreResult restore(const RestorePlan& plan, int image_dir, Observer& observer
   observer.pre_resume(root.pid());
   if (!plan.pidfile.empty()) write_pidfile(plan.pidfile, root.pid());
   cgroups.commit();
-  files.connections().release(checkpoint.inventory.dump_criu_run_id());
   result.restore_us = watch.microseconds();
   observer.post_resume(root.pid());
   log.info("Restore finished successfully: process {} goes on", root.pid());
+  files.connections().release(checkpoint.inventory.dump_criu_run_id());
   observer.restored(result);
   // Nothing may come behind this that could fail or take time.
   tree.release();
