@@ -46,6 +46,16 @@ class CheckpointObserver : public engine::Observer {
   Progress progress_{"writing"};
 };
 
+void choose(const CheckpointOptions& options, engine::DumpPlan& plan) {
+  plan.leave_running = options.leave_running;
+  plan.tcp_established = options.tcp_established;
+  plan.tcp_close = options.tcp_close;
+  plan.skip_in_flight = options.skip_in_flight;
+  plan.file_locks = options.file_locks;
+  plan.ext_unix_sk = options.ext_unix_sk;
+  plan.shell_job = options.shell_job;
+}
+
 // All that can be known before the container is touched.
 void refuse_obstacles(const CheckpointOptions& options, const Container& container,
                       const engine::DumpPlan& plan) {
@@ -58,12 +68,8 @@ void refuse_obstacles(const CheckpointOptions& options, const Container& contain
 
 engine::DumpPlan make_plan(const CheckpointOptions& options, const Container& container) {
   engine::DumpPlan plan = build_dump_plan(container);
-  plan.leave_running = options.leave_running;
+  choose(options, plan);
   plan.durable = true;
-  plan.tcp_established = options.tcp_established;
-  plan.file_locks = options.file_locks;
-  plan.ext_unix_sk = options.ext_unix_sk;
-  plan.shell_job = options.shell_job;
   return plan;
 }
 

@@ -15,6 +15,7 @@ struct CheckpointOptions {
   std::string runtime = "runc";
   std::string policy_file;  // empty: the machine's
   bool leave_running = false;
+  bool tcp_close = false, skip_in_flight = false;
   bool tcp_established = false, file_locks = false, ext_unix_sk = false, shell_job = false;
   bool json = false;
 };

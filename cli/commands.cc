@@ -126,6 +126,10 @@ class CommandLine {
         ->type_name("DIR");
     command->add_flag("--leave-running", o.leave_running, "Let the container go on afterwards");
     command->add_flag("--tcp-established", o.tcp_established, "Take open TCP connections along");
+    command->add_flag("--tcp-close", o.tcp_close,
+                      "Leave TCP connections; restored, they have been closed");
+    command->add_flag("--skip-in-flight", o.skip_in_flight,
+                      "Leave connections that haven't been accepted yet");
     command->add_flag("--file-locks", o.file_locks, "Take file locks along");
     command->add_flag("--ext-unix-sk", o.ext_unix_sk, "Allow unix sockets that lead outside");
     command->add_flag("--shell-job", o.shell_job, "Allow a terminal that isn't the container's");

@@ -2,6 +2,7 @@
 // its mounts, its processes, the runtime's state, and what the engine finds.
 #pragma once
 
+#include <functional>
 #include <vector>
 
 #include "cli/plan.h"

@@ -191,8 +191,13 @@ image::InventoryEntry inventory(Dump& dump) {
   clock_gettime(CLOCK_BOOTTIME, &boot);
   entry.set_dump_uptime(static_cast<uint64_t>(boot.tv_sec) * 1000000 +
                         static_cast<uint64_t>(boot.tv_nsec) / 1000);
-  entry.set_tcp_close(false);
+  entry.set_tcp_close(dump.plan.tcp_close);
   entry.set_allow_uprobes(false);
+  if (std::string held = dump.files.connections().held_as(); !held.empty()) {
+    constexpr uint32_t by_nftables = 1;
+    entry.set_network_lock_method(by_nftables);
+    entry.set_dump_criu_run_id(held);
+  }
   return entry;
 }
 
@@ -272,7 +277,9 @@ void write_down(Dump& dump, FrozenTree& tree, const Stopwatch& watch) {
       dump.writer.publish(entry);
       dump.observer.post_dump();
       dump.result.frozen_us = watch.microseconds();
+      dump.files.connections().silence();
       tree.kill();
+      dump.files.connections().stay_held();
     }
   } catch (...) {
     if (own_network) dump.observer.network_unlock();

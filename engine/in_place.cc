@@ -5,11 +5,13 @@
 
 #include <fmt/format.h>
 #include <linux/ptrace.h>
+#include <netinet/tcp.h>
 #include <sched.h>
 #include <signal.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
 
+#include "engine/files/inet_address.h"
 #include "engine/files/reopen.h"
 #include "engine/files/restorer.h"
 #include "engine/memory/vdso.h"
@@ -221,6 +223,11 @@ void check_in_place(const image::Checkpoint& checkpoint) {
     if (task.tree.sid() == 0 || task.tree.pgid() == 0)
       refuse(fmt::format("process {} belongs to a session outside of it", task.tree.pid()),
              "start the container detached, or with a terminal of its own");
+  for (const auto& [id, file] : checkpoint.files)
+    if (file.type() == image::INETSK && files::is_connection(file.isk()) &&
+        file.isk().state() != TCP_CLOSE && !checkpoint.inventory.tcp_close())
+      refuse("it holds the TCP connection " + files::ends_of(file.isk()).text(),
+             "checkpoint with --tcp-close, or use stasis restore for this checkpoint");
   for (const mounts::HiddenFile& hidden : mounts::hidden_files(checkpoint))
     refuse(fmt::format("file {} is open, over which something was mounted",
                        checkpoint.files.at(hidden.file).reg().name()),
@@ -260,6 +267,7 @@ RestoreResult restore_in_place(StartHold& hold, const image::Checkpoint& checkpo
   files.set_root(root.get());
   UniqueFd network = kernel::open(proc_file(init, "ns/net"), O_RDONLY);
   files.set_network(network.get());
+  files.connections().hold(files);
   stdio.give_to(files);
   find_console(checkpoint, init, plan, files);
   mounts::fill_empty(checkpoint, root.get(), log);
@@ -301,6 +309,7 @@ RestoreResult restore_in_place(StartHold& hold, const image::Checkpoint& checkpo
   ids.reset();
   for (LiveTask& task : tree.tasks()) revival.confine(task);
 
+  files.connections().release(checkpoint.inventory.dump_criu_run_id());
   RestoreResult result;
   result.root = init;
   result.restore_us = watch.microseconds();

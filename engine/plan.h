@@ -100,6 +100,9 @@ struct DumpPlan {
   bool manage_cgroups = true;
   bool empty_netns =
       false;  // CRIU's empty_ns = CLONE_NEWNET: network content is the caller's business
+  bool tcp_close = false;          // connections are not taken along; restored, they have ended
+  bool skip_in_flight = false;     // connections not accepted yet are left behind
+  bool skip_network_lock = false;  // the caller keeps packets away from the connections
   uint64_t ghost_limit = 1 << 20;  // bytes of one deleted file taken into the image
   unsigned workers = 2;            // threads that copy memory
 };
@@ -138,6 +141,8 @@ struct RestorePlan {
   std::string lsm_mount_context;
   std::string pidfile;  // written with O_EXCL when set
   unsigned workers = 2;
+  bool tcp_close = false;          // TCP connections come back as ones that have ended
+  bool skip_network_lock = false;  // the caller keeps packets away from the connections
 };
 
 struct DumpResult {

@@ -78,6 +78,7 @@ RestoreResult restore(const RestorePlan& plan, int image_dir, Observer& observer
   LiveTree::check(checkpoint);
   check_vdso(checkpoint);
   files::check_terminals(checkpoint, plan);
+  files::check_connections(checkpoint, plan);
   namespaces::Layout layout = namespaces::layout(checkpoint, plan);
   std::optional<mounts::Builder> mounts;
   if (layout.clone_flags & CLONE_NEWNS) mounts.emplace(checkpoint, plan, log);
@@ -94,6 +95,9 @@ RestoreResult restore(const RestorePlan& plan, int image_dir, Observer& observer
   std::optional<RootTask> made;
   RootTask& root = make_root(made, {checkpoint, plan, layout, mounts, cgroups});
   log.info("Made the root task {}", root.pid());
+  UniqueFd network = kernel::open(fmt::format("/proc/{}/ns/net", root.pid()), O_RDONLY);
+  files.set_network(network.get());
+  files.connections().hold(files);  // before anybody connects the network
   observer.setup_namespaces(root.pid());
   mounts::Built built = mounts::take_over(root.pid(), root.build());
   files.set_hidden(std::move(built.hidden));
@@ -110,8 +114,6 @@ RestoreResult restore(const RestorePlan& plan, int image_dir, Observer& observer
     nested_roots[ns_id] = std::move(space.root);
   }
   files.set_nested_roots(std::move(nested_roots));
-  UniqueFd network = kernel::open(fmt::format("/proc/{}/ns/net", root.pid()), O_RDONLY);
-  files.set_network(network.get());
   Revival revival(
       {checkpoint, plan, trampoline, sender, files, cgroups, nested_mounts, copier, log});
   revival.strip(root.tracee());
@@ -143,6 +145,7 @@ RestoreResult restore(const RestorePlan& plan, int image_dir, Observer& observer
   result.restore_us = watch.microseconds();
   observer.post_resume(root.pid());
   log.info("Restore finished successfully: process {} goes on", root.pid());
+  files.connections().release(checkpoint.inventory.dump_criu_run_id());
   observer.restored(result);
   // Nothing may come behind this that could fail or take time.
   tree.release();

@@ -85,6 +85,9 @@ engine::DumpPlan dump_plan(const Options& opts, Log& log, Keys rule) {
   plan.leave_running = opts.leave_running();
   plan.shell_job = opts.shell_job();
   plan.tcp_established = opts.tcp_established();
+  plan.tcp_close = opts.tcp_close();
+  plan.skip_in_flight = opts.tcp_skip_in_flight();
+  plan.skip_network_lock = opts.network_lock() == SKIP;
   plan.file_locks = opts.file_locks();
   plan.ext_unix_sk = opts.ext_unix_sk();
   plan.orphan_pts_master = opts.orphan_pts_master();
@@ -115,6 +118,8 @@ engine::RestorePlan restore_plan(const Options& opts, Keys rule) {
   plan.shell_job = opts.shell_job();
   if (plan.shell_job && isatty(STDIN_FILENO)) plan.terminal = STDIN_FILENO;
   plan.tcp_established = opts.tcp_established();
+  plan.tcp_close = opts.tcp_close();
+  plan.skip_network_lock = opts.network_lock() == SKIP;
   plan.file_locks = opts.file_locks();
   plan.ext_unix_sk = opts.ext_unix_sk();
   plan.orphan_pts_master = opts.orphan_pts_master() && opts.notify_scripts();

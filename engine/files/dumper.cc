@@ -7,6 +7,7 @@
 
 #include <algorithm>
 
+#include "engine/files/inet_diag.h"
 #include "engine/files/pipe_data.h"
 #include "engine/files/reopen.h"
 #include "engine/files/standing.h"
@@ -114,6 +115,11 @@ void Dumper::add_entry(image::FileEntry entry) { more_entries_.push_back(std::mo
 
 uint32_t Dumper::network_id() const { return namespaces::NsIds(plan_.root).id(CLONE_NEWNET); }
 
+const std::map<uint32_t, int>& Dumper::udp_shutdowns() {
+  if (!udp_shutdowns_) udp_shutdowns_ = files::udp_shutdowns(plan_.root);
+  return *udp_shutdowns_;
+}
+
 uint32_t Dumper::in_flight(UniqueFd fd, const Probe& holder) try {
   pid_t self = static_cast<pid_t>(kernel::call(SYS_getpid));
   UniqueFd proc = kernel::open("/proc/self", O_PATH | O_DIRECTORY);
@@ -155,6 +161,7 @@ void Dumper::finish() {
   }
   dump_contents(writer_, open_files_);
   terminals_.finish(*this);
+  connections_.store(plan_, open_files_, writer_);
   for (const auto& entry : more_entries_) writer_.append("files", entry);
   for (const auto& file : open_files_) writer_.append("files", file->entry);
   by_identity_.clear();

@@ -6,6 +6,7 @@
 
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 #include <tuple>
@@ -13,6 +14,7 @@
 
 #include "base/log.h"
 #include "base/unique_fd.h"
+#include "engine/files/connections.h"
 #include "engine/files/file_kind.h"
 #include "engine/files/probe.h"
 #include "engine/files/terminal.h"
@@ -54,6 +56,8 @@ class Dumper {
   // Takes the content of pipes and writes files.img and what belongs to it.
   // Closes all duplicates: the tasks may go on afterwards.
   void finish();
+  // Those that are to live on elsewhere.
+  DumpedConnections& connections() { return connections_; }
 
   // For the kinds.
   const DumpPlan& plan() const { return plan_; }
@@ -66,6 +70,8 @@ class Dumper {
   // The id of a file that travels in the queue of a socket, first seen as `holder`'s.
   uint32_t in_flight(UniqueFd fd, const Probe& holder);
   TerminalDump& terminals() { return terminals_; }
+  // By inode, how sockets of UDP were shut down.
+  const std::map<uint32_t, int>& udp_shutdowns();
   uint32_t next_id() { return ++last_id_; }
   // What stasis-unix.img says of a unix socket.
   image::UnixMoreEntry& unix_more(uint32_t inode) { return unix_more_[inode]; }
@@ -97,6 +103,8 @@ class Dumper {
   std::vector<image::FileEntry> more_entries_;
   std::set<uint32_t> tables_done_;
   std::vector<pid_t> holders_;
+  DumpedConnections connections_;
+  std::optional<std::map<uint32_t, int>> udp_shutdowns_;  // read when first asked for
 };
 
 }  // namespace stasis::engine::files

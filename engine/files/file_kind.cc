@@ -19,9 +19,9 @@ namespace stasis::engine::files {
 namespace {
 
 // The first that claims a descriptor has it.
-constexpr std::array<const FileKind*, 9> kinds = {
-    &pipe_kind, &eventfd_kind,  &timerfd_kind, &signalfd_kind, &epoll_kind,
-    &unix_kind, &terminal_kind, &fifo_kind,    &regular_kind,
+constexpr std::array<const FileKind*, 12> kinds = {
+    &pipe_kind, &eventfd_kind, &timerfd_kind, &signalfd_kind, &epoll_kind, &unix_kind,
+    &inet_kind, &netlink_kind, &packet_kind,  &terminal_kind, &fifo_kind,  &regular_kind,
 };
 
 // Inodes. Descriptors and processes come and go: what is gone has none.

@@ -138,12 +138,15 @@ void Restorer::restore_owner(int fd, const image::FownEntry& owner) {
 }
 
 void Restorer::set_owners(const std::map<pid_t, pid_t>& tasks) {
+  for (const auto& action : later_) action();
+  later_.clear();
   for (const auto& [fd, owner] : owners_) set_owner(fd, owner, tasks, ids_);
   owners_.clear();
 }
 
 void Restorer::close_all() {
   owners_.clear();
+  later_.clear();
   made_.clear();
   pipes_.clear();
   fifos_.clear();

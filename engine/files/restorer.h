@@ -13,6 +13,7 @@
 
 #include "base/log.h"
 #include "base/unique_fd.h"
+#include "engine/files/connections.h"
 #include "engine/files/socket_queue.h"
 #include "engine/files/terminal.h"
 #include "engine/namespaces/userns.h"
@@ -85,6 +86,9 @@ class Restorer {
   };
   const std::vector<Watch>& watches(const image::TaskImage& task);
 
+  // TCP connections, which go on when all else is in place.
+  RestoredConnections& connections() { return connections_; }
+
   // Restores who gets SIGIO of which file, when all tasks exist: pid in the
   // container's root pid namespace -> pid in ours.
   void set_owners(const std::map<pid_t, pid_t>& tasks);
@@ -120,6 +124,8 @@ class Restorer {
   UnixFamily& unix_family();
   const std::vector<SocketPacket>& socket_packets();
   void in_network(const std::function<void()>& action) const;
+  // What may only be done to a file when all others exist.
+  void when_all_are_made(std::function<void()> action) { later_.push_back(std::move(action)); }
   // Notes F_SETOWN's part for set_owners(), does F_SETSIG's at once.
   void restore_owner(int fd, const image::FownEntry& owner);
 
@@ -138,6 +144,8 @@ class Restorer {
   std::map<std::pair<image::RemapType, uint32_t>, UniqueFd> nameless_;
   Terminals terminals_{*this};
   std::vector<std::pair<int, image::FownEntry>> owners_;
+  RestoredConnections connections_;
+  std::vector<std::function<void()>> later_;
 };
 
 }  // namespace stasis::engine::files

@@ -1,11 +1,20 @@
 #include "engine/files/socket_options.h"
 
 #include <fmt/core.h>
+#include <linux/filter.h>
+#include <net/if.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
 
+#include <string>
+#include <vector>
+
 #include "kernel/call.h"
+
+#ifndef SO_BUF_LOCK
+#define SO_BUF_LOCK 72
+#endif
 
 namespace stasis::engine::files {
 
@@ -33,6 +42,45 @@ void set_if_other(int fd, int option, int value) {
 
 uint32_t get_number(int fd, int option) { return static_cast<uint32_t>(get<int>(fd, option)); }
 
+bool passes_credentials(int fd) {
+  int family = get<int>(fd, SO_DOMAIN);
+  return family == AF_UNIX || family == AF_NETLINK;
+}
+
+void dump_device(int fd, image::SkOptsEntry& options) {
+  char name[IFNAMSIZ] = {};
+  socklen_t size = sizeof name;
+  kernel::must(kernel::call(SYS_getsockopt, fd, SOL_SOCKET, SO_BINDTODEVICE, name, &size),
+               "read the device of", "a socket");
+  if (size > 0 && name[0]) options.set_so_bound_dev(name);
+}
+
+// An instruction is one number of the image. An eBPF program can't be read back: EACCES.
+void dump_filter(int fd, image::SkOptsEntry& options) {
+  socklen_t count = 0;
+  auto read = [&](sock_filter* program) {
+    kernel::must(kernel::call(SYS_getsockopt, fd, SOL_SOCKET, SO_GET_FILTER, program, &count),
+                 "read the filter of", "a socket");
+  };
+  read(nullptr);
+  if (count == 0) return;
+  std::vector<sock_filter> program(count);
+  read(program.data());
+  for (const sock_filter& step : program)
+    options.add_so_filter(uint64_t{step.code} << 48 | uint64_t{step.jt} << 40 |
+                          uint64_t{step.jf} << 32 | step.k);
+}
+
+void restore_filter(int fd, const image::SkOptsEntry& options) {
+  if (options.so_filter_size() == 0) return;
+  std::vector<sock_filter> program;
+  for (uint64_t step : options.so_filter())
+    program.push_back({static_cast<uint16_t>(step >> 48), static_cast<uint8_t>(step >> 40),
+                       static_cast<uint8_t>(step >> 32), static_cast<uint32_t>(step)});
+  set(fd, SO_ATTACH_FILTER,
+      sock_fprog{static_cast<unsigned short>(program.size()), program.data()});
+}
+
 }  // namespace
 
 image::SkOptsEntry dump_socket_options(int fd) {
@@ -49,8 +97,10 @@ image::SkOptsEntry dump_socket_options(int fd) {
   if (uint32_t mark = get_number(fd, SO_MARK)) options.set_so_mark(mark);
   options.set_reuseaddr(get<int>(fd, SO_REUSEADDR) != 0);
   options.set_so_reuseport(get<int>(fd, SO_REUSEPORT) != 0);
-  options.set_so_passcred(get<int>(fd, SO_PASSCRED) != 0);
-  options.set_so_passsec(get<int>(fd, SO_PASSSEC) != 0);
+  if (passes_credentials(fd)) {
+    options.set_so_passcred(get<int>(fd, SO_PASSCRED) != 0);
+    options.set_so_passsec(get<int>(fd, SO_PASSSEC) != 0);
+  }
   options.set_so_dontroute(get<int>(fd, SO_DONTROUTE) != 0);
   options.set_so_no_check(get<int>(fd, SO_NO_CHECK) != 0);
   options.set_so_broadcast(get<int>(fd, SO_BROADCAST) != 0);
@@ -58,6 +108,13 @@ image::SkOptsEntry dump_socket_options(int fd) {
   options.set_so_oobinline(get<int>(fd, SO_OOBINLINE));
   if (auto wait = get<linger>(fd, SO_LINGER); wait.l_onoff)
     options.set_so_linger(static_cast<uint32_t>(wait.l_linger));
+  // Whether the kernel may still choose the sizes of the buffers; Linux 5.16.
+  int locked = 0;
+  socklen_t size = sizeof locked;
+  if (kernel::call(SYS_getsockopt, fd, SOL_SOCKET, SO_BUF_LOCK, &locked, &size) == 0)
+    options.set_so_buf_lock(static_cast<uint32_t>(locked));
+  dump_device(fd, options);
+  dump_filter(fd, options);
   return options;
 }
 
@@ -65,6 +122,10 @@ void restore_socket_options(int fd, const image::SkOptsEntry& options) {
   // The kernel doubles what it is told.
   set(fd, SO_SNDBUFFORCE, static_cast<int>(options.so_sndbuf() / 2));
   set(fd, SO_RCVBUFFORCE, static_cast<int>(options.so_rcvbuf() / 2));
+  if (options.has_so_buf_lock()) {
+    auto locked = static_cast<int>(options.so_buf_lock());
+    kernel::call(SYS_setsockopt, fd, SOL_SOCKET, SO_BUF_LOCK, &locked, sizeof locked);
+  }
   set(fd, SO_SNDTIMEO,
       timeval{static_cast<time_t>(options.so_snd_tmo_sec()),
               static_cast<suseconds_t>(options.so_snd_tmo_usec())});
@@ -77,14 +138,26 @@ void restore_socket_options(int fd, const image::SkOptsEntry& options) {
     set_if_other(fd, SO_RCVLOWAT, static_cast<int>(options.so_rcvlowat()));
   if (options.has_so_mark()) set_if_other(fd, SO_MARK, static_cast<int>(options.so_mark()));
   set_if_other(fd, SO_REUSEADDR, options.reuseaddr());
-  set_if_other(fd, SO_PASSCRED, options.so_passcred());
-  set_if_other(fd, SO_PASSSEC, options.so_passsec());
+  if (passes_credentials(fd)) {
+    set_if_other(fd, SO_PASSCRED, options.so_passcred());
+    set_if_other(fd, SO_PASSSEC, options.so_passsec());
+  }
   set_if_other(fd, SO_DONTROUTE, options.so_dontroute());
   set_if_other(fd, SO_NO_CHECK, options.so_no_check());
   set_if_other(fd, SO_BROADCAST, options.so_broadcast());
   set_if_other(fd, SO_KEEPALIVE, options.so_keepalive());
   set_if_other(fd, SO_OOBINLINE, options.so_oobinline() != 0);
   if (options.has_so_linger()) set(fd, SO_LINGER, linger{1, static_cast<int>(options.so_linger())});
+  restore_bound_device(fd, options);
+  restore_filter(fd, options);
+}
+
+void restore_bound_device(int fd, const image::SkOptsEntry& options) {
+  const std::string& name = options.so_bound_dev();
+  if (!options.has_so_bound_dev()) return;
+  kernel::must(kernel::call(SYS_setsockopt, fd, SOL_SOCKET, SO_BINDTODEVICE, name.c_str(),
+                            static_cast<socklen_t>(name.size())),
+               "bind a socket to the device", name);
 }
 
 void make_room(int fd) {

@@ -73,6 +73,63 @@ void check_unix(const Checkpoint& image, const UnixSkEntry& socket) {
   check_mount_of(image, id, socket.mnt_id());
 }
 
+// States that a TCP socket can be found in, as the kernel numbers them.
+constexpr uint32_t tcp_closed = 7, tcp_listening = 10;
+bool is_tcp_state(uint32_t state) {
+  for (uint32_t known : {1U, 2U, 4U, 5U, tcp_closed, 8U, 9U, tcp_listening, 11U})
+    if (state == known) return true;
+  return false;
+}
+
+void check_stream(const Checkpoint& image, const InetSkEntry& socket) {
+  auto found = image.streams.find(socket.ino());
+  expect_file(found != image.streams.end(), socket.id(), "has no tcp-stream-{:x}.img",
+              socket.ino());
+  const TcpStreamEntry& stream = found->second.entry;
+  expect_file(stream.unsq_len() <= stream.outq_len(), socket.id(), "unsq_len {} of {}",
+              stream.unsq_len(), stream.outq_len());
+  expect_file(stream.snd_wscale() <= 14 && stream.rcv_wscale() <= 14, socket.id(),
+              "a window scale above 14");
+  expect_file(stream.mss_clamp() <= UINT16_MAX, socket.id(), "mss_clamp {}", stream.mss_clamp());
+}
+
+void check_inet(const Checkpoint& image, const InetSkEntry& socket) {
+  constexpr uint32_t four = 2, six = 10;   // AF_INET, AF_INET6
+  constexpr uint32_t stream = 1, tcp = 6;  // SOCK_STREAM, IPPROTO_TCP
+  constexpr int filter_limit = 4096;       // BPF_MAXINSNS
+  uint32_t id = socket.id();
+  expect_file(socket.family() == four || socket.family() == six, id, "family {}", socket.family());
+  expect_file(socket.type() >= stream && socket.type() <= 3, id, "type {}", socket.type());
+  expect_file((socket.type() == stream) <= (socket.proto() == tcp), id, "protocol {} of a stream",
+              socket.proto());
+  expect_file(socket.src_port() <= UINT16_MAX && socket.dst_port() <= UINT16_MAX, id,
+              "ports {} and {}", socket.src_port(), socket.dst_port());
+  // IPv4 addresses of old images have four words, too.
+  int words = socket.family() == six ? 4 : 1;
+  expect_file(socket.src_addr_size() >= words && socket.dst_addr_size() >= words &&
+                  socket.src_addr_size() <= 4 && socket.dst_addr_size() <= 4,
+              id, "addresses of {} and {} words", socket.src_addr_size(), socket.dst_addr_size());
+  expect_file(socket.opts().so_filter_size() <= filter_limit, id, "a filter of {} instructions",
+              socket.opts().so_filter_size());
+  if (socket.type() != stream) return;
+  expect_file(is_tcp_state(socket.state()), id, "state {}", socket.state());
+  expect_file(
+      socket.state() == tcp_closed || socket.state() == tcp_listening || socket.dst_port() != 0, id,
+      "state {} without another end", socket.state());
+  if (socket.dst_port() != 0 && !image.inventory.tcp_close()) check_stream(image, socket);
+}
+
+void check_packet(const PacketSockEntry& socket) {
+  constexpr uint64_t ring_limit = 1u << 30;
+  constexpr size_t address_limit = 32;  // MAX_ADDR_LEN
+  for (const PacketRing* ring : {&socket.rx_ring(), &socket.tx_ring()})
+    expect_file(uint64_t{ring->block_size()} * ring->block_nr() <= ring_limit, socket.id(),
+                "a ring of {} blocks of {} bytes", ring->block_nr(), ring->block_size());
+  for (const PacketMclist& membership : socket.mclist())
+    expect_file(membership.addr().size() <= address_limit, socket.id(), "an address of {} bytes",
+                membership.addr().size());
+}
+
 void check_kind(const Checkpoint& image, const FileEntry& file) {
   uint32_t id = file.id();
   switch (file.type()) {
@@ -103,6 +160,13 @@ void check_kind(const Checkpoint& image, const FileEntry& file) {
       for (const EventpollTfdEntry& target : file.epfd().tfd())
         expect_file(target.tfd() < descriptor_limit, id, "watches descriptor {}", target.tfd());
       return;
+    case PACKETSK:
+      return check_packet(file.psk());
+    case NETLINKSK:
+      return expect_file(file.nlsk().groups_size() <= 32 && file.nlsk().dst_group() <= 32, id,
+                         "more groups than there are");
+    case INETSK:
+      return check_inet(image, file.isk());
     default:
       return;
   }

@@ -50,6 +50,11 @@ struct PipeData {
   std::string bytes;
 };
 
+struct TcpStreamImage {
+  TcpStreamEntry entry;
+  std::string received, sent;
+};
+
 struct IpcMessage {
   uint64_t type;
   std::string text;
@@ -93,7 +98,8 @@ struct Checkpoint {
   std::vector<NetDeviceEntry> netdevs;
   std::optional<CgroupEntry> cgroup;
   std::optional<SeccompEntry> seccomp;
-  std::optional<StasisEntry> more;  // of images that stasis made
+  std::optional<StasisEntry> more;             // of images that stasis made
+  std::map<uint32_t, TcpStreamImage> streams;  // of TCP connections, by InetSkEntry.ino
 
   const TaskImage& root() const { return tasks.front(); }
   // CLONE_NEW* of the kinds of namespace that the container has of its own.

@@ -83,6 +83,20 @@ void read_tree(Checkpoint& image, const Attempt& attempt) {
     image.tasks.push_back(read_task(image.dir, entry, tables, attempt));
 }
 
+// Of sockets that are missing here the checks say more.
+void read_streams(Checkpoint& image) {
+  for (const auto& [id, file] : image.files) {
+    std::string stem = fmt::format("tcp-stream-{:x}", file.isk().ino());
+    if (file.type() != INETSK || !file.has_isk() || !image.dir.has(stem)) continue;
+    Reader reader = image.dir.read(stem);
+    TcpStreamImage stream;
+    if (!reader.next(stream.entry)) throw bad_image(stem, -1, "has no entry");
+    stream.received = reader.payload(stream.entry.inq_len());
+    stream.sent = reader.payload(stream.entry.outq_len());
+    image.streams.emplace(file.isk().ino(), std::move(stream));
+  }
+}
+
 void read_files(Checkpoint& image) {
   const ImageDir& dir = image.dir;
   for (FileEntry& file : dir.all<FileEntry>("files")) {
@@ -90,6 +104,7 @@ void read_files(Checkpoint& image) {
     expect(id != 0 && image.files.emplace(id, std::move(file)).second, "files", -1,
            "file {}: that id again", id);
   }
+  read_streams(image);
   image.pipes = read_pipes(dir, "pipes-data");
   image.fifos = read_pipes(dir, "fifo-data");
   image.remaps = dir.all<RemapFilePathEntry>("remap-fpath");

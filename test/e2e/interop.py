@@ -2,19 +2,20 @@
 import os
 
 from harness import Container, Skip, scenario
+from inet import Connected, Network
 from nested_mounts import may_mount
 
 PEERS = ("criu-4.1.1", "criu-4.2")
 
 
-def exchange(env, program, peer, stasis_dumps, args, keywords):
+def exchange(env, program, peer, stasis_dumps, args, keywords, kind=Container):
     env.only_stasis()
     peer = env.peers and os.path.join(env.peers, peer)
     if not peer or not os.path.exists(peer):
         raise Skip(f"no {peer}; test/interop/get-criu brings it")
     dumper, restorer = (env.stasis, peer) if stasis_dumps else (peer, env.stasis)
     env = env.with_engine(env.stasis)
-    with Container(env, program, *args, **keywords) as c:
+    with kind(env, program, *args, **keywords) as c:
         c.start()
         before = c.observe() if program else None
         env.criu = dumper
@@ -31,12 +32,12 @@ def exchange(env, program, peer, stasis_dumps, args, keywords):
             c.counts_on(stood)
 
 
-def register(program, peer, stasis_dumps, *args, **keywords):
+def register(program, peer, stasis_dumps, *args, kind=Container, **keywords):
     way = f"stasis_to_{peer}" if stasis_dumps else f"{peer}_to_stasis"
 
     @scenario(label="interop", name=f"{way}_{program or 'demo'}")
     def go(env):
-        exchange(env, program, peer, stasis_dumps, args, keywords)
+        exchange(env, program, peer, stasis_dumps, args, keywords, kind)
 
 
 for _peer in PEERS:
@@ -47,3 +48,30 @@ for _way in (True, False):
     register("sysv", "criu-4.2", _way, "plain")
     register("unix_sockets", "criu-4.2", _way, "plain")
     register("nested", "criu-4.2", _way, "plain", change=may_mount)
+
+register("inet", "criu-4.2", False)
+register("tcp", "criu-4.2", False, kind=Connected)
+
+
+@scenario(label="interop")
+def stasis_to_criu_connections(env):
+    """In a network that stays, as CRIU leaves the loopback of its own down; it lifts our rules."""
+    env.only_stasis()
+    peer = env.peers and os.path.join(env.peers, "criu-4.2")
+    if not peer or not os.path.exists(peer):
+        raise Skip("no criu-4.2; test/interop/get-criu brings it")
+    with Network(20) as network:
+        env = env.with_engine(env.stasis)
+
+        def join(config):
+            for space in config["linux"]["namespaces"]:
+                if space["type"] == "network":
+                    space["path"] = network.path()
+        with Connected(env, "tcp", change=join) as c:
+            c.start()
+            image = c.checkpoint()
+            c.gone()
+            (c.data / "last").touch()
+            env.criu = peer
+            c.restore(image)
+            c.ask()

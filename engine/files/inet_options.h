@@ -1,0 +1,14 @@
+// The options that internet sockets have beside SOL_SOCKET's.
+#pragma once
+
+#include "sockets.pb.h"
+
+namespace stasis::engine::files {
+
+void dump_inet_options(int fd, image::InetSkEntry& entry);
+
+// Those that must be there before a socket is bound.
+void restore_binding_options(int fd, const image::InetSkEntry& entry);
+void restore_inet_options(int fd, const image::InetSkEntry& entry);
+
+}  // namespace stasis::engine::files
