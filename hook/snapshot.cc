@@ -56,7 +56,9 @@ class Watch {
         essence_(essence(kernel::read_file(state.bundle + "/config.json"), state.bundle, state.id)),
         log_(log),
         state_dir_(std::move(state_dir)),
-        pidfd_(kernel::pidfd_open(state.pid)) {}
+        pidfd_(kernel::pidfd_open(state.pid)) {
+    if (readiness_.kind == Readiness::Kind::log) output_.emplace(state.pid);
+  }
 
   void run(const TakeSnapshot& take, const std::function<void()>& ready) {
     timespec started{};
@@ -166,7 +168,9 @@ class Watch {
     try {
       log_.info("Started normally; the snapshot is taken at {}", when_);
       std::string signal_place = fmt::format("{}/{}/watcher", state_dir_, state_.id);
-      if (!wait_until_ready(readiness_, state_.pid, pidfd_.get(), started, signal_place)) {
+      Starting starting{state_.pid, pidfd_.get(), started, signal_place,
+                        output_ ? &*output_ : nullptr};
+      if (!wait_until_ready(readiness_, starting)) {
         log_.info("The container has ended before it was ready");
         return;
       }
@@ -192,6 +196,7 @@ class Watch {
   StartLog& log_;
   std::string state_dir_;
   UniqueFd pidfd_;
+  std::optional<ContainerLog> output_;  // where readiness is a line of it
 };
 
 }  // namespace
@@ -202,7 +207,7 @@ void arm_snapshot(const oci::State& state, const oci::Config& config, const Take
   if (!config.annotations.contains(snapshot_when_annotation))
     throw Error("take the snapshot", name)
         .because("nothing says when the container is ready")
-        .hint(fmt::format("annotation {}: delay=5s, file=/PATH, listen=PORT or signal",
+        .hint(fmt::format("annotation {}: delay=5s, file=/PATH, listen=PORT, log=REGEX or signal",
                           snapshot_when_annotation));
   parse_readiness(config.annotations.at(snapshot_when_annotation));
   std::string place = checkpoint_place(name, mountmap::load_policy());
