@@ -115,9 +115,18 @@ pid_t reader_of(pid_t init, const struct statx& pipe) {
   throw refuse("it goes to a pipe that none of the processes which started the container reads");
 }
 
+// Whose one file is what they read; of others' files nobody knows what is in them.
+bool is_monitor(std::string_view name) {
+  for (std::string_view known : {"conmon", "containerd-shim", "runc", "crun"})
+    if (name == known) return true;
+  return false;
+}
+
 UniqueFd log_of(pid_t reader) {
+  std::string name = name_of(reader);
+  std::string who = fmt::format("{} (process {}), which reads it,", name, reader);
+  if (!is_monitor(name)) throw refuse(who + " isn't known to write it to a file");
   std::vector<UniqueFd> files = written_by(reader);
-  std::string who = fmt::format("{} (process {}), which reads it,", name_of(reader), reader);
   if (files.empty()) throw refuse(who + " writes it to no file");
   if (files.size() == 1) return std::move(files.front());
   std::string names;

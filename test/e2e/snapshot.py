@@ -157,7 +157,7 @@ def snapshot_log(env):
     env.only_stasis()
     ends = os.pipe()
     with os.fdopen(ends[0]), os.fdopen(ends[1], "w") as pipe:
-        for out, why in ((pipe, "it goes to a pipe that none of the processes"),
+        for out, why in ((pipe, "which reads it, isn't known to write it"),
                          (None, "goes to /dev/null, where")):
             with Container(env, "threads", change=says_ready, stdout=out) as c:
                 configure(c, "log=serves")
