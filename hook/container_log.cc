@@ -23,6 +23,7 @@ namespace {
 
 constexpr size_t longest_line = 64 << 10;
 constexpr int farthest_ancestor = 8;
+constexpr const char* containerd_shim = "containerd-shim";
 
 Error refuse(const std::string& cause) {
   return Error("follow", "the container's log")
@@ -104,28 +105,29 @@ std::vector<UniqueFd> written_by(pid_t pid) {
   return files;
 }
 
+// Whose one file is what they read; of others' files nobody knows what is in them.
+bool is_monitor(std::string_view name) {
+  for (const char* known : {"conmon", containerd_shim, "runc", "crun"})
+    if (name == known) return true;
+  return false;
+}
+
 // The runtime that makes the init, the monitor that called it, and so on.
 pid_t reader_of(pid_t init, const struct statx& pipe) {
   pid_t pid = init;
   for (int i = 0; i < farthest_ancestor; ++i) {
     pid = parent_of(pid);
     if (pid <= 1) break;
-    if (reads(pid, pipe)) return pid;
+    if (!reads(pid, pipe)) continue;
+    if (is_monitor(name_of(pid))) return pid;
+    throw refuse(fmt::format("{} (process {}), which reads it, isn't known to write it to a file",
+                             name_of(pid), pid));
   }
   throw refuse("it goes to a pipe that none of the processes which started the container reads");
 }
 
-// Whose one file is what they read; of others' files nobody knows what is in them.
-bool is_monitor(std::string_view name) {
-  for (std::string_view known : {"conmon", "containerd-shim", "runc", "crun"})
-    if (name == known) return true;
-  return false;
-}
-
 UniqueFd log_of(pid_t reader) {
-  std::string name = name_of(reader);
-  std::string who = fmt::format("{} (process {}), which reads it,", name, reader);
-  if (!is_monitor(name)) throw refuse(who + " isn't known to write it to a file");
+  std::string who = fmt::format("{} (process {}), which reads it,", name_of(reader), reader);
   std::vector<UniqueFd> files = written_by(reader);
   if (files.empty()) throw refuse(who + " writes it to no file");
   if (files.size() == 1) return std::move(files.front());
@@ -189,7 +191,19 @@ ContainerLog::ContainerLog(pid_t init) {
       if (!why) why = error;
     }
   }
-  if (files_.empty()) throw Error(*why);
+  if (files_.empty() && late_.empty()) throw Error(*why);
+}
+
+void ContainerLog::begin() {
+  for (pid_t writer : late_) {
+    try {
+      add(log_of(writer), writer);
+    } catch (const Error& error) {
+      failure_ = error;
+    }
+  }
+  for (File& file : files_)
+    file.position = static_cast<off_t>(kernel::stat_fd(file.fd.get()).stx_size);
 }
 
 void ContainerLog::follow(pid_t init, int fd) {
@@ -199,16 +213,23 @@ void ContainerLog::follow(pid_t init, int fd) {
   pid_t writer = 0;
   if (S_ISFIFO(stat.stx_mode)) {
     writer = reader_of(init, stat);
+    if (name_of(writer) == containerd_shim) {
+      late_.insert(writer);
+      return;
+    }
     output = log_of(writer);
   } else if (!S_ISREG(stat.stx_mode)) {
     throw refuse(fmt::format("its output goes to {}, where it can't be read again",
                              kernel::read_link(descriptor(init, fd))));
   }
-  struct statx file = kernel::stat_fd(output.get());
+  add(std::move(output), writer);
+}
+
+void ContainerLog::add(UniqueFd found, pid_t writer) {
+  struct statx stat = kernel::stat_fd(found.get());
   for (const File& other : files_)
-    if (same(kernel::stat_fd(other.fd.get()), file)) return;
-  files_.push_back(open(output, writer));
-  files_.back().position = static_cast<off_t>(file.stx_size);
+    if (same(kernel::stat_fd(other.fd.get()), stat)) return;
+  files_.push_back(open(found, writer));
 }
 
 // `found` is what a descriptor leads to; by way of our own it stays the same file.
@@ -251,6 +272,7 @@ bool ContainerLog::read(File& file, const LineMatch& match) {
 }
 
 bool ContainerLog::said(const LineMatch& match) {
+  if (files_.empty() && failure_) throw Error(*failure_);
   char events[4096];
   while (kernel::call(SYS_read, events_.get(), events, sizeof events) > 0) {
   }

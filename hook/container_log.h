@@ -6,10 +6,13 @@
 #include <sys/types.h>
 
 #include <functional>
+#include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "base/error.h"
 #include "base/unique_fd.h"
 
 namespace stasis::hook {
@@ -32,11 +35,13 @@ class LogLines {
 
 class ContainerLog {
  public:
-  // Standard output and error of `init`, as its runtime made them; what was written
-  // before doesn't count. Throws Error where neither is to be found in a file.
+  // Standard output and error of `init`, as its runtime made them. Throws Error
+  // where neither is to be found in a file.
   explicit ContainerLog(pid_t init);
 
-  // Whether a line since the last call matches.
+  // What is written from now on counts. The program is about to run.
+  void begin();
+  // Whether a line since the last call matches. Throws Error where no file has come up.
   bool said(const LineMatch& match);
   // Readable when there may be more.
   int events() const { return events_.get(); }
@@ -49,12 +54,15 @@ class ContainerLog {
     LogLines lines;
   };
   void follow(pid_t init, int fd);
+  void add(UniqueFd found, pid_t writer);
   File open(const UniqueFd& found, pid_t writer);
   static UniqueFd successor(const File& file);
   static bool read(File& file, const LineMatch& match);
 
   UniqueFd events_;
   std::vector<File> files_;
+  std::set<pid_t> late_;  // readers that open their file only when the container is made
+  std::optional<Error> failure_;
 };
 
 }  // namespace stasis::hook

@@ -68,6 +68,7 @@ TEST_CASE("A file is followed from its end, and from its begin once it was empti
   while (std::filesystem::read_symlink("/proc/" + std::to_string(writer.pid()) + "/fd/2") != name)
     usleep(1000);
   ContainerLog log(writer.pid());
+  log.begin();
   CHECK_FALSE(log.said(is("ready")));
   std::ofstream(name, std::ios::app) << "more\nready\n";
   CHECK(log.said(is("ready")));

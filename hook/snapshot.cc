@@ -130,6 +130,7 @@ class Watch {
         return false;
       }
       clock_gettime(CLOCK_REALTIME_COARSE, &started);  // as file systems date
+      if (output_) output_->begin();
       hold.commit();
       hold.tracee().detach();
       return true;
