@@ -1,5 +1,6 @@
 """Containers that start from a checkpoint: the runtime makes them, the hook puts the tasks back."""
 import contextlib
+import fcntl
 import json
 import os
 import pathlib
@@ -9,6 +10,7 @@ import harness
 from harness import Container, Failure, expect, run, scenario, wait_for
 from podman import Podman
 from scenarios import more_caps
+from userns import hand_over, map_users
 
 ANNOTATION = "dev.stasis.restore"
 
@@ -94,7 +96,14 @@ def fifty_processes(config):
     config["process"]["args"].append("50")
 
 
-# Program, what is special about its container -> options of the comparison afterwards.
+def mapped(config):
+    """Its root is another uid of the host."""
+    map_users(config)
+
+
+# The programs that are restored in place: one line each. Program (of test/programs), what is
+# special about its container (a function that changes its config.json; its name is the scenario's
+# ending) -> options of the comparison afterwards: "ignore" names what may differ.
 TABLE = {
     ("counter", None): {}, ("threads", None): {}, ("memory", None): {}, ("clock", None): {},
     ("signals", None): {}, ("tree", None): {}, ("limits", None): {}, ("files", None): {},
@@ -103,6 +112,7 @@ TABLE = {
     ("confined", more_caps): {}, ("threads", as_user): {}, ("tree", may_gain_privileges): {},
     ("threads", below_a_shell): {}, ("tree", below_a_shell): {},
     ("tree", fifty_processes): {},
+    ("threads", mapped): {}, ("tree", mapped): {}, ("files", mapped): {}, ("limits", mapped): {},
 }
 
 
@@ -113,6 +123,8 @@ def in_place_scenario(program, change, ignore=()):
     def go(env):
         env.only_stasis()
         with Container(env, program, change=change or (lambda config: None)) as c:
+            if change is mapped:
+                hand_over(c)
             c.start()
             before = c.observe()
             image = c.checkpoint()
@@ -281,6 +293,63 @@ def in_place_python(env):
     c.gone()
 
 
+@scenario
+def in_place_clone_signal(env):
+    """Clones hear that they are some before they go on; a signal that nobody can hear is refused."""
+    env.only_stasis()
+    seeds = "trap 'echo seeded >>/data/seeded' USR2; >/data/ready; while :; do sleep 0.05; done"
+
+    def change(config):
+        config["process"]["args"] = ["/bin/sh", "-c", seeds]
+    with Container(env, change=change) as c:
+        c.runc("run", "-d", "--bundle", c.bundle, c.name)
+        wait_for("the trap", lambda: (c.data / "ready").exists())
+        image = c.checkpoint()
+        c.gone()
+        for times in (1, 2):
+            from_checkpoint(c, image, lambda config: config["annotations"].update(
+                {"dev.stasis.clone-signal": "SIGUSR2" if times == 1 else "12"}))
+            start(c)
+            wait_for("the seed", lambda times=times: (c.data / "seeded").exists() and
+                     (c.data / "seeded").read_text() == "seeded\n" * times)
+            c.delete()
+            wait_for("its end", lambda: c.state() is None)
+        from_checkpoint(c, image, lambda config: config["annotations"].update(
+            {"dev.stasis.clone-signal": "KILL"}))
+        c.runc("create", "--bundle", c.bundle, c.name, ok=False)
+        said = (c.dir / "runc-create.log").read_text()
+        expect("no program can wait for such a signal" in said, said)
+    c.gone()
+
+
+@scenario
+def in_place_readers(env):
+    """As long as a checkpoint is read nobody writes into it; another takes its place meanwhile."""
+    env.only_stasis()
+    c, image = checkpointed(env, "threads")
+    with c:
+        c.start()
+        reader = os.open(image, os.O_RDONLY)
+        fcntl.flock(reader, fcntl.LOCK_SH)
+        first = (image / "inventory.img").stat().st_ino
+        c.checkpoint(image=image, ok=False)
+        expect("a restore is reading the one that is there" in c.engine_logs(), c.engine_logs())
+        expect((image / "inventory.img").stat().st_ino == first, "it was written to")
+        c.ask()
+        writer = harness.subprocess.Popen([env.stasis, "checkpoint", c.name, "--image", image],
+                                          stdout=harness.subprocess.DEVNULL)
+        wait_for("the new one", lambda: (image / "inventory.img").stat().st_ino != first)
+        expect("inventory.img" in os.listdir(reader), "what is read was removed")
+        expect(writer.poll() is None, "the reader wasn't waited for")
+        os.close(reader)
+        expect(writer.wait(20) == 0, "no checkpoint")
+        expect(not [p for p in c.dir.iterdir() if p.name.startswith(".")], "leftovers")
+        from_checkpoint(c, image)
+        start(c)
+        c.ask()
+    c.gone()
+
+
 def checkpointed(env, program="counter", **keywords):
     """A container that was checkpointed and is gone, and its image."""
     c = Container(env, program, **keywords)
@@ -362,6 +431,39 @@ def in_place_podman(env):
             p("--hooks-dir", hooks, "start", p.name)
         stood = len(numbers())
         wait_for("the counter to go on", lambda: len(numbers()) > stood + 10)
+
+
+@scenario(label="long")
+def in_place_archive(env):
+    """What `podman container checkpoint --export` writes, however it is compressed."""
+    env.only_stasis()
+    hooks = env.work / "hooks.d"
+    run(env.stasis, "hook", "install", "--dir", hooks)
+    with Podman(env) as p:
+        p.import_busybox()
+        options = ("--hooks-dir", hooks, "run", "-d", "--name", p.name, "--network=none", "--ulimit",
+                   "nofile=1000:1000", "--ulimit", "nproc=1000:1000")
+        p(*options, "busybox:test", "/bin/sh", "-c", COUNTER.replace("echo $i >>/vol/counter; ", ""))
+
+        def last():
+            said = p("logs", p.name).split()
+            return int(said[-1]) if said else 0
+        for kind in ("none", "gzip", "zstd"):
+            wait_for("some numbers", lambda: last() > 10)
+            archive = p.dir / f"archive-{kind}"
+            p("container", "checkpoint", "--export", archive, "--compress", kind, p.name)
+            archive.chmod(0o600)
+            stood = last()
+            p("rm", "-f", p.name)
+            with explained(p):
+                p(*options, "--annotation", f"{ANNOTATION}={archive}", "busybox:test", "/bin/sleep", "9")
+            wait_for("the counter to go on", lambda: last() > stood + 10)
+            expect(int(p("logs", p.name).split()[0]) > stood, "it was started anew")
+            expect(not os.path.exists(f"/var/lib/stasis/unpacked/{p.id()}"), "what was unpacked is left")
+        archive.write_bytes(archive.read_bytes()[:-2000])
+        p("rm", "-f", p.name)
+        p(*options, "--annotation", f"{ANNOTATION}={archive}", "busybox:test", "/bin/sleep", "9", ok=False)
+        expect(not os.listdir("/var/lib/stasis/unpacked"), "what was unpacked is left")
 
 
 CGROUP2 = """mount --make-rprivate / && umount -R /sys/fs/cgroup && mount -t cgroup2 cgroup2 /sys/fs/cgroup
