@@ -193,6 +193,18 @@ void check_clocks(const image::Checkpoint& checkpoint, pid_t init, Log& log) {
   if (ahead > noticed) log.warn("The container's monotonic clock jumps by {:.0f} s", ahead);
 }
 
+void check_container(const image::Checkpoint& checkpoint, pid_t init, Log& log) {
+  check_init(init);
+  check_ids(checkpoint, init);
+  check_clocks(checkpoint, init, log);
+}
+
+void stop_after_exec(Tracee& init) {
+  init.set_options(options);
+  init.to_syscall_stop();
+  init.set_signal_mask(all_but_faults);
+}
+
 }  // namespace
 
 void check_in_place(const image::Checkpoint& checkpoint) {
@@ -245,12 +257,8 @@ RestoreResult restore_in_place(StartHold& hold, const image::Checkpoint& checkpo
   Stopwatch watch;
   pid_t init = hold.init();
   Tracee& tracee = hold.tracee();
-  tracee.set_options(options);
-  tracee.to_syscall_stop();  // the end of its execve
-  tracee.set_signal_mask(all_but_faults);
-  check_init(init);
-  check_ids(checkpoint, init);
-  check_clocks(checkpoint, init, log);
+  stop_after_exec(tracee);
+  check_container(checkpoint, init, log);
 
   RestorePlan plan;
   plan.manage_cgroups = false;  // they are the runtime's
