@@ -33,7 +33,7 @@ void sync(const std::string& directory) {
 
 // Whoever writes into a hidden directory holds a lock on it. One that nobody
 // holds was left by a stasis that was killed.
-// A restore that reads a published one holds a shared lock.
+// Whoever reads a published one does so as well.
 bool lock(int directory) { return kernel::call(SYS_flock, directory, LOCK_EX | LOCK_NB) == 0; }
 
 void wait_for_lock(int directory, const std::string& name) {
@@ -80,7 +80,8 @@ NewImage::NewImage(std::string place) {
     throw Error("create a directory in", parent_).with_errno(code);
   }
   fd_ = kernel::open(hidden_, O_RDONLY | O_DIRECTORY);
-  if (!lock(fd_.get())) throw Error("lock", hidden_).with_errno(EWOULDBLOCK);
+  // Shared: what is written so far is read before it is published.
+  kernel::must(kernel::call(SYS_flock, fd_.get(), LOCK_SH | LOCK_NB), "lock", hidden_);
 }
 
 NewImage::~NewImage() {

@@ -21,6 +21,7 @@
 #include "engine/namespaces/namespaces.h"
 #include "engine/namespaces/sysv.h"
 #include "engine/namespaces/timens.h"
+#include "engine/namespaces/userns.h"
 #include "engine/stopwatch.h"
 #include "engine/tasks/controlling_terminal.h"
 #include "engine/tasks/foothold.h"
@@ -184,6 +185,28 @@ void check_init(pid_t init) {
         .hint("give it one in config.json");
 }
 
+// Images hold ids as seen inside; files and limits go by those outside.
+void check_ids(const image::Checkpoint& checkpoint, pid_t init) {
+  auto text = [](const std::optional<image::UsernsEntry>& maps) {
+    return maps ? userns::to_text(maps->uid_map()) + "/" + userns::to_text(maps->gid_map()) : "";
+  };
+  if (text(userns::IdMap::of(init).maps()) != text(checkpoint.userns))
+    throw Error("restore", "the container")
+        .because("the ids of its users aren't mapped as they were at the checkpoint")
+        .hint("give it the user namespace, uidMappings and gidMappings of then");
+}
+
+// A program that has to know that it isn't the only one of its memory.
+void tell_clone(pid_t init, int signal, Log& log) {
+  if (signal == 0) return;
+  auto status = kernel::parse_status(kernel::read_file(proc_file(init, "status")));
+  uint64_t bit = uint64_t{1} << (signal - 1);
+  if (!((status.caught | status.blocked) & bit))
+    log.warn("The first process has no handler for signal {}: it isn't told that it is a clone",
+             signal);
+  kernel::must(kernel::call(SYS_kill, init, signal), "send the clone signal to", "process 1");
+}
+
 void check_clocks(const image::Checkpoint& checkpoint, pid_t init, Log& log) {
   constexpr double noticed = 1;  // seconds
   double ahead = timens::ahead_of(checkpoint, init);
@@ -194,6 +217,18 @@ void check_clocks(const image::Checkpoint& checkpoint, pid_t init, Log& log) {
             "checkpoint, and the container could not get clocks of its own")
         .hint("a kernel with CONFIG_TIME_NS, Linux 6.3 or newer, is needed");
   if (ahead > noticed) log.warn("The container's monotonic clock jumps by {:.0f} s", ahead);
+}
+
+void check_container(const image::Checkpoint& checkpoint, pid_t init, Log& log) {
+  check_init(init);
+  check_ids(checkpoint, init);
+  check_clocks(checkpoint, init, log);
+}
+
+void stop_after_exec(Tracee& init) {
+  init.set_options(options);
+  init.to_syscall_stop();
+  init.set_signal_mask(all_but_faults);
 }
 
 }  // namespace
@@ -207,8 +242,6 @@ void check_in_place(const image::Checkpoint& checkpoint) {
   if (checkpoint.root().tree.pid() != 1)
     refuse(fmt::format("its first process had id {}, not 1", checkpoint.root().tree.pid()),
            "checkpoint a container that has its own pid namespace");
-  if (checkpoint.namespaces() & CLONE_NEWUSER)
-    refuse("it had a user namespace", "use stasis restore for this checkpoint");
   if (checkpoint.mounts.size() > 1)
     refuse("processes of it had mount namespaces of their own",
            "use stasis restore for this checkpoint");
@@ -249,17 +282,14 @@ bool follow_to_program(StartHold& hold, const image::Checkpoint& checkpoint, Log
 }
 
 RestoreResult restore_in_place(StartHold& hold, const image::Checkpoint& checkpoint,
-                               const RestorePlan& given, Log& log) {
+                               const InPlacePlan& wanted, Log& log) {
   Stopwatch watch;
   pid_t init = hold.init();
   Tracee& tracee = hold.tracee();
-  tracee.set_options(options);
-  tracee.to_syscall_stop();  // the end of its execve
-  tracee.set_signal_mask(all_but_faults);
-  check_init(init);
-  check_clocks(checkpoint, init, log);
+  stop_after_exec(tracee);
+  check_container(checkpoint, init, log);
 
-  RestorePlan plan = given;
+  RestorePlan plan;
   plan.manage_cgroups = false;  // they are the runtime's
   Stdio stdio(checkpoint, init, plan);
   files::Restorer files(checkpoint, plan, log);
@@ -270,7 +300,8 @@ RestoreResult restore_in_place(StartHold& hold, const image::Checkpoint& checkpo
   files.connections().hold(files);
   stdio.give_to(files);
   find_console(checkpoint, init, plan, files);
-  mounts::fill_empty(checkpoint, root.get(), log);
+  mounts::fill_empty(checkpoint, root.get(), init, log);
+  userns::CreateAsRoot create_as_root{userns::IdMap(checkpoint.userns)};
   cgroup::Restorer cgroups(checkpoint, plan, log);
   Trampoline trampoline(taken_addresses(checkpoint, init));
   FdSender sender(Revival::sender_number(checkpoint));
@@ -308,6 +339,7 @@ RestoreResult restore_in_place(StartHold& hold, const image::Checkpoint& checkpo
     if (!task.image->dead()) tree.grow_threads(task);
   ids.reset();
   for (LiveTask& task : tree.tasks()) revival.confine(task);
+  tell_clone(init, wanted.clone_signal, log);
 
   files.connections().release(checkpoint.inventory.dump_criu_run_id());
   RestoreResult result;

@@ -17,9 +17,13 @@ void check_in_place(const image::Checkpoint& checkpoint);
 // ends before.
 bool follow_to_program(StartHold& hold, const image::Checkpoint& checkpoint, Log& log);
 
+struct InPlacePlan {
+  int clone_signal = 0;  // the first thing that the init hears of; 0: none
+};
+
 // Then. The runtime's start and the tasks are let go together. When it throws
 // the container is to be killed, which ~StartHold does.
 RestoreResult restore_in_place(StartHold& hold, const image::Checkpoint& checkpoint,
-                               const RestorePlan& plan, Log& log);
+                               const InPlacePlan& wanted, Log& log);
 
 }  // namespace stasis::engine

@@ -1,6 +1,7 @@
 #include "hook/checkpoints.h"
 
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <sys/stat.h>
 
 #include <algorithm>
@@ -68,16 +69,17 @@ UniqueFd open_below(const std::string& root, const std::string& name) {
                                           RESOLVE_BENEATH | no_links);
     check_owner(name, name.substr(0, slash), kernel::stat_fd(on_the_way.get()));
   }
-  return kernel::open_in(top.get(), name, O_RDONLY | O_DIRECTORY, RESOLVE_BENEATH | no_links);
+  return kernel::open_in(top.get(), name, O_PATH, RESOLVE_BENEATH | no_links);
 }
 
+// A directory, or an archive.
 UniqueFd find(const std::string& name, const mountmap::Policy& policy) {
   if (name.starts_with('/')) {
     if (oci::clean_path(name) != name) throw refuse(name, "its path isn't plain");
     if (auto root = root_above(name, policy))
       return open_below(*root, name.substr(root->size() + 1));
     check_way(name, name);
-    return kernel::open_in(AT_FDCWD, name, O_RDONLY | O_DIRECTORY, no_links);
+    return kernel::open_in(AT_FDCWD, name, O_PATH, no_links);
   }
   if (name.empty()) throw refuse(name, "the annotation is empty");
   for (const std::string& root : policy.checkpoints) {
@@ -123,16 +125,22 @@ std::string checkpoint_place(const std::string& name, const mountmap::Policy& po
 }
 
 UniqueFd open_checkpoint(const std::string& name, const mountmap::Policy& policy) {
-  UniqueFd directory;
+  UniqueFd found;
   try {
-    directory = find(name, policy);
+    found = find(name, policy);
   } catch (const Error& error) {
     if (error.operation() == "use the checkpoint") throw;
     throw refuse(name, error.what());
   }
-  check_owner(name, "its directory", kernel::stat_fd(directory.get()));
-  check_files(name, directory.get());
-  return directory;
+  struct statx stat = kernel::stat_fd(found.get());
+  if (!S_ISDIR(stat.stx_mode) && !S_ISREG(stat.stx_mode))
+    throw refuse(name, "it is neither a directory nor an archive");
+  check_owner(name, is_archive(found.get()) ? "it" : "its directory", stat);
+  UniqueFd open = kernel::open(fmt::format("/proc/self/fd/{}", found.get()), O_RDONLY);
+  if (S_ISDIR(stat.stx_mode)) check_files(name, open.get());
+  return open;
 }
+
+bool is_archive(int checkpoint) { return S_ISREG(kernel::stat_fd(checkpoint).stx_mode); }
 
 }  // namespace stasis::hook

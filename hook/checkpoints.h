@@ -9,9 +9,11 @@
 
 namespace stasis::hook {
 
-// The checkpoint's directory, by a name below one of the policy's roots or (where
+// The checkpoint's directory or archive, by a name below one of the policy's roots or (where
 // the policy allows) by an absolute path. Throws Error.
 UniqueFd open_checkpoint(const std::string& name, const mountmap::Policy& policy);
+
+bool is_archive(int checkpoint);
 
 // Where a checkpoint of that name is, or is to be made: absolute. The way there is
 // root's, as far as it exists. Throws Error.

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <array>
 
+#include "hook/checkpoint_archive.h"
 #include "hook/in_place.h"
 #include "hook/record.h"
 #include "kernel/fs.h"
@@ -143,6 +144,7 @@ void run(std::string_view phase, int stdin_fd, Log& log, const TakeSnapshot& tak
         .hint("one of prestart, createRuntime, createContainer, poststart, poststop");
   oci::State state = read_state(stdin_fd);
   if (phase == "poststop") {
+    remove_unpacked(state.id);
     remove_record(state_dir, state.id);
   } else if (phase == "createContainer") {
     // Runs inside the container's namespaces, where neither the host's mounts

@@ -1,44 +1,26 @@
 #include "hook/in_place.h"
 
 #include <fmt/format.h>
+#include <signal.h>
 
-#include <bit>
+#include <cstring>
 
+#include "base/scope_exit.h"
+#include "base/text.h"
 #include "engine/in_place.h"
+#include "hook/checkpoint_archive.h"
 #include "hook/checkpoints.h"
+#include "hook/confinement.h"
 #include "hook/mount_fit.h"
 #include "hook/start_log.h"
 #include "hook/watcher.h"
 #include "mountmap/policy.h"
-#include "oci/capability.h"
 
 namespace stasis::hook {
 
 namespace {
 
-uint64_t as_set(const google::protobuf::RepeatedField<uint32_t>& words) {
-  uint64_t set = 0;
-  for (int i = 0; i < words.size() && i < 2; ++i) set |= uint64_t{words.Get(i)} << (32 * i);
-  return set;
-}
-
-// An image is code with the privileges that it names; the kernel would refuse
-// what the new container hasn't, but late.
-void check_privileges(const image::Checkpoint& checkpoint, const oci::Config& config) {
-  for (const image::TaskImage& task : checkpoint.tasks)
-    for (const image::CoreEntry& thread : task.threads) {
-      const image::CredsEntry& creds = thread.thread_core().creds();
-      uint64_t has = as_set(creds.cap_prm()) | as_set(creds.cap_bnd());
-      uint64_t more = has & ~config.capabilities;
-      if (more == 0) continue;
-      throw Error("restore", fmt::format("process {} ({})", task.tree.pid(), task.core().comm()))
-          .because(fmt::format("it had {}, which config.json doesn't give the container",
-                               oci::capability_name(static_cast<unsigned>(std::countr_zero(more)))))
-          .hint("add it to process.capabilities, or checkpoint the container without it");
-    }
-}
-
-void watch(pid_t init, const image::Checkpoint& checkpoint, StartLog& log,
+void watch(pid_t init, const image::Checkpoint& checkpoint, int signal, StartLog& log,
            const std::function<void()>& ready) {
   engine::StartHold hold(init);
   ready();
@@ -49,11 +31,20 @@ void watch(pid_t init, const image::Checkpoint& checkpoint, StartLog& log,
       return;
     }
     container_stderr = stderr_of(init);
-    engine::restore_in_place(hold, checkpoint, {}, log);
+    check_label(checkpoint, label_of(init), log);
+    engine::restore_in_place(hold, checkpoint, {signal}, log);
   } catch (const Error& error) {
     log.fail(container_stderr.get(), one_line(error));
   } catch (const std::exception& error) {
     log.fail(container_stderr.get(), error.what());
+  }
+}
+
+void try_to_remove(const std::string& id, Log& log) {
+  try {
+    remove_unpacked(id);
+  } catch (const Error& error) {
+    log.warn("{}", error.what());
   }
 }
 
@@ -66,32 +57,56 @@ void check_namespaces(const oci::Config& config) {
   bool pid = false;
   for (const oci::ConfigNamespace& ns : config.namespaces) {
     if (ns.type == "pid") pid = ns.path.empty();
-    if (ns.type == "user") refuse("it has a user namespace", "start it without one");
   }
   if (!pid) refuse("it has no pid namespace of its own", "give it one in config.json");
+}
+
+int clone_signal(const oci::Config& config) {
+  auto annotation = config.annotations.find(clone_signal_annotation);
+  if (annotation == config.annotations.end()) return 0;
+  std::string_view name = annotation->second;
+  int wanted = text::to_int<int>(name).value_or(0);
+  if (name.starts_with("SIG")) name.remove_prefix(3);
+  for (int signal = 1; signal < SIGRTMIN; ++signal)
+    if (const char* known = sigabbrev_np(signal); known && name == known) wanted = signal;
+  if (wanted < 1 || wanted > SIGRTMAX || wanted == SIGKILL || wanted == SIGSTOP)
+    throw Error(std::string("use ") + clone_signal_annotation, annotation->second)
+        .because("no program can wait for such a signal")
+        .hint("a name or number, as SIGUSR2 or 12");
+  return wanted;
 }
 
 void arm(const oci::State& state, const oci::Config& config, Log& log, std::string_view state_dir) {
   const std::string& name = config.annotations.at(restore_annotation);
   // Not the built-in rules in place of a file that can't be read: they allow more.
   UniqueFd directory = open_checkpoint(name, mountmap::load_policy());
-  image::Checkpoint checkpoint = image::load(directory.get());
-  engine::check_in_place(checkpoint);
-  check_namespaces(config);
-  check_privileges(checkpoint, config);
+  int signal = clone_signal(config);
   StartLog restore_log(state_dir, state.id);
   if (!restore_log.begin()) {
     log.info("{} is armed already: the hook is called twice", state.id);
     return;
   }
   restore_log.info("Container {} is to start from {}", state.id, name);
+  bool archive = is_archive(directory.get());
+  auto remove = [&] {
+    if (archive) try_to_remove(state.id, restore_log);
+  };
+  ScopeExit give_up(remove);
+  if (archive) directory = unpack_checkpoint(directory.get(), name, state.id, restore_log);
+  image::Checkpoint checkpoint = image::load(directory.get());
+  engine::check_in_place(checkpoint);
+  check_namespaces(config);
+  check_privileges(checkpoint, config);
+  check_provided(checkpoint, config);
   for (const std::string& difference : mount_differences(checkpoint, config)) {
     log.warn("{}", difference);
     restore_log.warn("{}", difference);
   }
   leave_behind([&](const std::function<void()>& ready) {
-    watch(state.pid, checkpoint, restore_log, ready);
+    ScopeExit restored(remove);
+    watch(state.pid, checkpoint, signal, restore_log, ready);
   });
+  give_up.dismiss();
   log.info("{} starts from checkpoint {}", state.id, name);
 }
 

@@ -13,6 +13,12 @@ namespace stasis::hook {
 // Names the checkpoint. See checkpoints.h.
 constexpr const char* restore_annotation = "dev.stasis.restore";
 
+// A signal that the first process of a container started from a checkpoint finds,
+// before it does anything else: so that clones can begin to differ.
+constexpr const char* clone_signal_annotation = "dev.stasis.clone-signal";
+// "SIGUSR2", "USR2" or "12"; 0 where there is no such annotation. Throws Error.
+int clone_signal(const oci::Config& config);
+
 // createRuntime, for a container with that annotation. Returns when the
 // container's init is ours. Throws Error where the checkpoint doesn't fit.
 void arm(const oci::State& state, const oci::Config& config, Log& log, std::string_view state_dir);

@@ -83,4 +83,20 @@ std::vector<std::string> mount_differences(const image::Checkpoint& checkpoint,
   return Fit(mounts->second, config).differences();
 }
 
+void check_provided(const image::Checkpoint& checkpoint, const oci::Config& config) {
+  auto mounts = checkpoint.mounts.find(checkpoint.root().ids.mnt_ns_id());
+  if (mounts == checkpoint.mounts.end()) return;
+  for (const image::MntEntry& entry : mounts->second) {
+    bool there = std::any_of(config.mounts.begin(), config.mounts.end(), [&](const auto& mount) {
+      return mount.destination == entry.mountpoint();
+    });
+    if (entry.with_plugin() && !there)
+      throw Error("restore", "the container in place")
+          .because(fmt::format("a plugin made {} at the checkpoint, and here the runtime makes the "
+                               "mounts",
+                               engine::mounts::describe(entry)))
+          .hint("mount it in config.json, or use stasis restore for this checkpoint");
+  }
+}
+
 }  // namespace stasis::hook

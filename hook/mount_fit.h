@@ -14,4 +14,7 @@ namespace stasis::hook {
 std::vector<std::string> mount_differences(const image::Checkpoint& checkpoint,
                                            const oci::Config& config);
 
+// What a plugin made nobody makes here: it has to be config.json's. Throws Error.
+void check_provided(const image::Checkpoint& checkpoint, const oci::Config& config);
+
 }  // namespace stasis::hook

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <poll.h>
+#include <re2/re2.h>
 #include <signal.h>
 #include <sys/inotify.h>
 #include <sys/signalfd.h>
@@ -11,6 +12,7 @@
 
 #include <algorithm>
 #include <functional>
+#include <memory>
 
 #include "base/text.h"
 #include "kernel/directories.h"
@@ -29,11 +31,12 @@ constexpr milliseconds file_interval{1000};
 // Nothing tells when a socket begins to listen. Two small files are read.
 constexpr milliseconds listen_interval{50};
 constexpr milliseconds longest{60000};
+constexpr size_t longest_regex = 1000;
 
 Error refuse(const std::string& text, const std::string& cause) {
   return Error("use dev.stasis.snapshot-when", text)
       .because(cause)
-      .hint("one of delay=5s, file=/PATH, listen=PORT, signal");
+      .hint("one of delay=5s, file=/PATH, listen=PORT, log=REGEX, signal");
 }
 
 milliseconds parse_delay(const std::string& text, std::string_view value) {
@@ -130,6 +133,25 @@ bool wait_for_file(int pidfd, pid_t init, const std::string& path, const timespe
   return true;
 }
 
+// Matching takes time in proportion to the text, whatever the expression.
+std::unique_ptr<re2::RE2> compile(const std::string& regex) {
+  constexpr int64_t most_memory = 4 << 20;
+  re2::RE2::Options options(re2::RE2::Quiet);
+  options.set_max_mem(most_memory);
+  return std::make_unique<re2::RE2>(regex, options);
+}
+
+// Inotify tells nothing of what another machine writes to a shared file system.
+bool wait_for_line(int pidfd, ContainerLog& log, const std::string& regex) {
+  auto expression = compile(regex);
+  auto matches = [&](std::string_view line) {
+    return re2::RE2::PartialMatch(re2::StringPiece(line.data(), line.size()), *expression);
+  };
+  while (!log.said(matches))
+    if (!sleep_on(pidfd, log.events(), file_interval)) return false;
+  return true;
+}
+
 bool wait_for_signal(int pidfd, const std::string& place) {
   uint64_t set = uint64_t{1} << (SIGUSR1 - 1);
   kernel::must(kernel::call(SYS_rt_sigprocmask, SIG_BLOCK, &set, nullptr, sizeof set), "wait for",
@@ -177,7 +199,12 @@ Readiness parse_readiness(const std::string& text) {
   } else if (text == "signal") {
     readiness.kind = Readiness::Kind::signal;
   } else if (word == "log") {
-    throw refuse(text, "log= is not supported yet");
+    readiness.kind = Readiness::Kind::log;
+    readiness.regex = value;
+    if (value.empty() || value.size() > longest_regex)
+      throw refuse(text, "its expression is empty or too long");
+    if (auto expression = compile(readiness.regex); !expression->ok())
+      throw refuse(text, "its expression isn't RE2's: " + expression->error());
   } else {
     throw refuse(text, "there is no such way to be ready");
   }
@@ -194,13 +221,16 @@ bool listens(std::string_view table, unsigned port) {
   return false;
 }
 
-bool wait_until_ready(const Readiness& readiness, pid_t init, int pidfd, const timespec& started,
-                      const std::string& signal_place) {
+bool wait_until_ready(const Readiness& readiness, const Starting& starting) {
+  const auto& [init, pidfd, started, signal_place, log] = starting;
   switch (readiness.kind) {
     case Readiness::Kind::file:
       return wait_for_file(pidfd, init, readiness.path, started);
     case Readiness::Kind::listen:
-      return repeat(pidfd, listen_interval, [&] { return listens(init, readiness.port); });
+      return repeat(pidfd, listen_interval,
+                    [&, pid = init] { return listens(pid, readiness.port); });
+    case Readiness::Kind::log:
+      return wait_for_line(pidfd, *log, readiness.regex);
     case Readiness::Kind::signal:
       return wait_for_signal(pidfd, signal_place);
     case Readiness::Kind::delay:

@@ -14,10 +14,11 @@ TEST_CASE("The ways to be ready are told apart, and what isn't one is refused") 
   CHECK(parse_readiness("delay=2m").delay == milliseconds(120000));
   CHECK(parse_readiness("file=/run/a=b").path == "/run/a=b");
   CHECK(parse_readiness("listen=8080").port == 8080);
+  CHECK(parse_readiness("log=^up on [0-9]+=").regex == "^up on [0-9]+=");
   CHECK(parse_readiness("signal").kind == Readiness::Kind::signal);
   for (const char* wrong : {"", "delay", "delay=", "delay=-1s", "delay=1h", "delay=99999999999m",
                             "file=ready", "file=/", "file=/a/../b", "listen=0", "listen=65536",
-                            "listen=http", "signal=1", "log=ready", "soon"})
+                            "listen=http", "signal=1", "log=", "log=(", "soon"})
     CHECK_THROWS_AS(parse_readiness(wrong), Error);
 }
 

@@ -2,7 +2,6 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <sys/file.h>
 #include <sys/syscall.h>
 
 #include <nlohmann/json.hpp>
@@ -11,6 +10,7 @@
 #include "engine/in_place.h"
 #include "engine/namespaces/timens.h"
 #include "hook/checkpoints.h"
+#include "hook/confinement.h"
 #include "hook/in_place.h"
 #include "hook/readiness.h"
 #include "hook/snapshot_record.h"
@@ -39,8 +39,8 @@ void check_replaceable(const std::string& place) {
 }
 
 struct Snapshot {
-  UniqueFd directory;  // locked: not removed as long as we read
-  image::Checkpoint checkpoint;
+  UniqueFd directory;
+  image::Checkpoint checkpoint;  // locked: not removed as long as we read
   std::string image;
   std::vector<RecordedFile> files;
 };
@@ -54,9 +54,12 @@ class Watch {
         when_(config.annotations.at(snapshot_when_annotation)),
         readiness_(parse_readiness(when_)),
         essence_(essence(kernel::read_file(state.bundle + "/config.json"), state.bundle, state.id)),
+        clone_signal_(clone_signal(config)),
         log_(log),
         state_dir_(std::move(state_dir)),
-        pidfd_(kernel::pidfd_open(state.pid)) {}
+        pidfd_(kernel::pidfd_open(state.pid)) {
+    if (readiness_.kind == Readiness::Kind::log) output_.emplace(state.pid);
+  }
 
   void run(const TakeSnapshot& take, const std::function<void()>& ready) {
     timespec started{};
@@ -75,7 +78,6 @@ class Watch {
     if (!kernel::exists(place_ + "/" + snapshot_record)) return std::nullopt;
     try {
       UniqueFd directory = open_checkpoint(place_, mountmap::load_policy());
-      kernel::must(kernel::call(SYS_flock, directory.get(), LOCK_SH), "lock", place_);
       json record = json::parse(kernel::read_file_at(directory.get(), snapshot_record));
       std::string other = difference(record.at("config"), essence_);
       if (!other.empty()) {
@@ -124,10 +126,12 @@ class Watch {
       if (snapshot && !fits(*snapshot)) snapshot.reset();
       container_stderr = stderr_of(state_.pid);
       if (snapshot) {
-        engine::restore_in_place(hold, snapshot->checkpoint, {}, log_);
+        check_label(snapshot->checkpoint, label_of(state_.pid), log_);
+        engine::restore_in_place(hold, snapshot->checkpoint, {clone_signal_}, log_);
         return false;
       }
       clock_gettime(CLOCK_REALTIME_COARSE, &started);  // as file systems date
+      if (output_) output_->begin();
       hold.commit();
       hold.tracee().detach();
       return true;
@@ -166,7 +170,9 @@ class Watch {
     try {
       log_.info("Started normally; the snapshot is taken at {}", when_);
       std::string signal_place = fmt::format("{}/{}/watcher", state_dir_, state_.id);
-      if (!wait_until_ready(readiness_, state_.pid, pidfd_.get(), started, signal_place)) {
+      Starting starting{state_.pid, pidfd_.get(), started, signal_place,
+                        output_ ? &*output_ : nullptr};
+      if (!wait_until_ready(readiness_, starting)) {
         log_.info("The container has ended before it was ready");
         return;
       }
@@ -189,9 +195,11 @@ class Watch {
   std::string place_, when_;
   Readiness readiness_;
   json essence_;
+  int clone_signal_;
   StartLog& log_;
   std::string state_dir_;
   UniqueFd pidfd_;
+  std::optional<ContainerLog> output_;  // where readiness is a line of it
 };
 
 }  // namespace
@@ -202,7 +210,7 @@ void arm_snapshot(const oci::State& state, const oci::Config& config, const Take
   if (!config.annotations.contains(snapshot_when_annotation))
     throw Error("take the snapshot", name)
         .because("nothing says when the container is ready")
-        .hint(fmt::format("annotation {}: delay=5s, file=/PATH, listen=PORT or signal",
+        .hint(fmt::format("annotation {}: delay=5s, file=/PATH, listen=PORT, log=REGEX or signal",
                           snapshot_when_annotation));
   parse_readiness(config.annotations.at(snapshot_when_annotation));
   std::string place = checkpoint_place(name, mountmap::load_policy());

@@ -1,6 +1,7 @@
 #include "engine/image/image.h"
 
 #include <google/protobuf/descriptor.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 
@@ -115,6 +116,11 @@ ImageDir ImageDir::open(int dir, const Limits& limits) {
   ImageDir images;
   images.limits_ = limits;
   images.dir_ = kernel::open_in(dir, ".", O_RDONLY | O_DIRECTORY, beneath);
+  // As long as we read nobody publishes another checkpoint there, or removes this
+  // one; where another is being published it is waited for. A file system without
+  // locks has to do without.
+  while (kernel::call(SYS_flock, images.dir_.get(), LOCK_SH) == -EINTR) {
+  }
   return images;
 }
 

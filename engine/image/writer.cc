@@ -1,8 +1,10 @@
 #include <dirent.h>
+#include <sys/file.h>
 #include <sys/syscall.h>
 
 #include <cstring>
 
+#include "base/scope_exit.h"
 #include "engine/image/image.h"
 #include "kernel/fs.h"
 
@@ -123,6 +125,12 @@ void ImageWriter::publish(const InventoryEntry& inventory) {
     for (const auto& [stem, file] : files_)
       kernel::must(kernel::call(SYS_fsync, file.get()), "write to disk", file_name(stem));
   }
+  // A caller may have its own lock by this descriptor, which it finds again.
+  if (kernel::call(SYS_flock, dir_, LOCK_EX | LOCK_NB) == -EWOULDBLOCK)
+    throw Error("write the checkpoint", "into its directory")
+        .because("a restore is reading the one that is there")
+        .hint("wait for its end, or choose another directory");
+  ScopeExit read_again([&] { kernel::call(SYS_flock, dir_, LOCK_SH); });
   remove_previous();
   auto move = [&](const std::string& stem) {
     std::string name = file_name(stem);

@@ -8,6 +8,7 @@
 
 #include "engine/image/checkpoint.h"
 #include "engine/mounts/archive.h"
+#include "engine/namespaces/userns.h"
 #include "kernel/directories.h"
 #include "kernel/fs.h"
 
@@ -30,9 +31,21 @@ bool is_mount(int directory) {
   return (kernel::stat_fd(directory).stx_attributes & STATX_ATTR_MOUNT_ROOT) != 0;
 }
 
+// Its owners are written as they are seen inside.
+void unpack_as(pid_t init, const image::Checkpoint& checkpoint, const std::string& archive,
+               int directory, const std::string& point) {
+  UniqueFd content = checkpoint.dir.raw(archive);
+  if (!checkpoint.userns) return unpack(content.get(), directory, point);
+  userns::in_user_namespace(init, [&] {
+    userns::become_root();
+    unpack(content.get(), directory, point);
+    return std::string();
+  });
+}
+
 }  // namespace
 
-void fill_empty(const image::Checkpoint& checkpoint, int root, Log& log) {
+void fill_empty(const image::Checkpoint& checkpoint, int root, pid_t init, Log& log) {
   auto entries = checkpoint.mounts.find(checkpoint.root().ids.mnt_ns_id());
   if (entries == checkpoint.mounts.end()) return;
   // The image has the last mount first.
@@ -51,7 +64,7 @@ void fill_empty(const image::Checkpoint& checkpoint, int root, Log& log) {
     else if (file_system(directory.get()).f_flags & ST_RDONLY)
       log.debug("{} is read-only", point);
     else if (kernel::entries(directory.get(), point).empty())
-      unpack(checkpoint.dir.raw(archive).get(), directory.get(), point);
+      unpack_as(init, checkpoint, archive, directory.get(), point);
     else
       log.warn("The content of {} is left out: it isn't empty now", point);
   }

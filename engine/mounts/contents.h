@@ -11,7 +11,7 @@ struct Checkpoint;
 namespace stasis::engine::mounts {
 
 // Unpacks into every tmpfs beneath the container's root that stands where the
-// image has one, and that is empty. Others are left as they are.
-void fill_empty(const image::Checkpoint& checkpoint, int root, Log& log);
+// image has one, and that is empty. Others are left as they are. `init`: whose root that is.
+void fill_empty(const image::Checkpoint& checkpoint, int root, pid_t init, Log& log);
 
 }  // namespace stasis::engine::mounts

@@ -145,7 +145,7 @@ class Container:
         command = [str(c) for c in command]
         stdout = self.stdout if self.stdout is not None else subprocess.DEVNULL
         result = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stdout,
-                                  stderr=subprocess.DEVNULL, env={**os.environ, **(env or {})})
+                                  stderr=stdout, env={**os.environ, **(env or {})})
         wait_for_end(result, timeout * PATIENCE)
         if ok is not None and (result.returncode == 0) != ok:
             raise Failure(f"$ {' '.join(command)}\nexit code {result.returncode}\n"

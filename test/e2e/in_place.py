@@ -1,5 +1,5 @@
 """Containers that start from a checkpoint: the runtime makes them, the hook puts the tasks back."""
-import contextlib
+import fcntl
 import json
 import os
 import pathlib
@@ -7,8 +7,8 @@ import time
 
 import harness
 from harness import Container, Failure, expect, run, scenario, wait_for
-from podman import Podman
 from scenarios import more_caps
+from userns import hand_over, map_users
 
 ANNOTATION = "dev.stasis.restore"
 
@@ -94,7 +94,14 @@ def fifty_processes(config):
     config["process"]["args"].append("50")
 
 
-# Program, what is special about its container -> options of the comparison afterwards.
+def mapped(config):
+    """Its root is another uid of the host."""
+    map_users(config)
+
+
+# The programs that are restored in place: one line each. Program (of test/programs), what is
+# special about its container (a function that changes its config.json; its name is the scenario's
+# ending) -> options of the comparison afterwards: "ignore" names what may differ.
 TABLE = {
     ("counter", None): {}, ("threads", None): {}, ("memory", None): {}, ("clock", None): {},
     ("signals", None): {}, ("tree", None): {}, ("limits", None): {}, ("files", None): {},
@@ -105,6 +112,7 @@ TABLE = {
     ("confined", more_caps): {}, ("threads", as_user): {}, ("tree", may_gain_privileges): {},
     ("threads", below_a_shell): {}, ("tree", below_a_shell): {},
     ("tree", fifty_processes): {},
+    ("threads", mapped): {}, ("tree", mapped): {}, ("files", mapped): {}, ("limits", mapped): {},
 }
 
 
@@ -115,6 +123,8 @@ def in_place_scenario(program, change, ignore=()):
     def go(env):
         env.only_stasis()
         with Container(env, program, change=change or (lambda config: None)) as c:
+            if change is mapped:
+                hand_over(c)
             c.start()
             before = c.observe()
             image = c.checkpoint()
@@ -283,6 +293,63 @@ def in_place_python(env):
     c.gone()
 
 
+@scenario
+def in_place_clone_signal(env):
+    """Clones hear that they are some before they go on; a signal that nobody can hear is refused."""
+    env.only_stasis()
+    seeds = "trap 'echo seeded >>/data/seeded' USR2; >/data/ready; while :; do sleep 0.05; done"
+
+    def change(config):
+        config["process"]["args"] = ["/bin/sh", "-c", seeds]
+    with Container(env, change=change) as c:
+        c.runc("run", "-d", "--bundle", c.bundle, c.name)
+        wait_for("the trap", lambda: (c.data / "ready").exists())
+        image = c.checkpoint()
+        c.gone()
+        for times in (1, 2):
+            from_checkpoint(c, image, lambda config: config["annotations"].update(
+                {"dev.stasis.clone-signal": "SIGUSR2" if times == 1 else "12"}))
+            start(c)
+            wait_for("the seed", lambda times=times: (c.data / "seeded").exists() and
+                     (c.data / "seeded").read_text() == "seeded\n" * times)
+            c.delete()
+            wait_for("its end", lambda: c.state() is None)
+        from_checkpoint(c, image, lambda config: config["annotations"].update(
+            {"dev.stasis.clone-signal": "KILL"}))
+        c.runc("create", "--bundle", c.bundle, c.name, ok=False)
+        said = (c.dir / "runc-create.log").read_text()
+        expect("no program can wait for such a signal" in said, said)
+    c.gone()
+
+
+@scenario
+def in_place_readers(env):
+    """As long as a checkpoint is read nobody writes into it; another takes its place meanwhile."""
+    env.only_stasis()
+    c, image = checkpointed(env, "threads")
+    with c:
+        c.start()
+        reader = os.open(image, os.O_RDONLY)
+        fcntl.flock(reader, fcntl.LOCK_SH)
+        first = (image / "inventory.img").stat().st_ino
+        c.checkpoint(image=image, ok=False)
+        expect("a restore is reading the one that is there" in c.engine_logs(), c.engine_logs())
+        expect((image / "inventory.img").stat().st_ino == first, "it was written to")
+        c.ask()
+        writer = harness.subprocess.Popen([env.stasis, "checkpoint", c.name, "--image", image],
+                                          stdout=harness.subprocess.DEVNULL)
+        wait_for("the new one", lambda: (image / "inventory.img").stat().st_ino != first)
+        expect("inventory.img" in os.listdir(reader), "what is read was removed")
+        expect(writer.poll() is None, "the reader wasn't waited for")
+        os.close(reader)
+        expect(writer.wait(20) == 0, "no checkpoint")
+        expect(not [p for p in c.dir.iterdir() if p.name.startswith(".")], "leftovers")
+        from_checkpoint(c, image)
+        start(c)
+        c.ask()
+    c.gone()
+
+
 def checkpointed(env, program="counter", **keywords):
     """A container that was checkpointed and is gone, and its image."""
     c = Container(env, program, **keywords)
@@ -308,62 +375,6 @@ def hook_install(env):
     run(env.stasis, "hook", "uninstall", "--dir", hooks)
     expect(not list(hooks.iterdir()), "files are left")
     run(env.stasis, "hook", "uninstall", "--dir", hooks)
-
-
-@contextlib.contextmanager
-def explained(p):
-    try:
-        yield
-    except Failure as failure:
-        logs = [log.read_text() for log in pathlib.Path("/run/stasis").glob(f"{p.id()}/restore.log")]
-        raise Failure(f"{failure}\n{p('logs', p.name)}\n{logs}") from None
-
-
-COUNTER = "i=0; while :; do i=$((i+1)); echo $i >>/vol/counter; echo $i; sleep 0.02; done"
-
-
-@scenario(label="long")
-def in_place_podman(env):
-    """podman run --annotation: default capabilities and seccomp; logs, exec, stop as always."""
-    env.only_stasis()
-    hooks = env.work / "hooks.d"
-    run(env.stasis, "hook", "install", "--dir", hooks)
-    with Podman(env) as p:
-        p.import_busybox()
-        volume = p.dir / "volume"
-        volume.mkdir()
-
-        def numbers():
-            text = (volume / "counter").read_text() if (volume / "counter").exists() else ""
-            return [int(n) for n in text.split()]
-
-        def start(*options):
-            p("--hooks-dir", hooks, "run", "-d", "--name", p.name, "--network=none", "--ulimit",
-              "nofile=1000:1000", "--ulimit", "nproc=1000:1000", "-v", f"{volume}:/vol", *options)
-        start("busybox:test", "/bin/sh", "-c", COUNTER)
-        wait_for("some numbers", lambda: len(numbers()) > 10)
-        image = p.dir / "image"
-        run("runc", "--criu", env.stasis, "checkpoint", "--image-path", image, "--work-path",
-            p.dir / "work", p.id())
-        stood = len(numbers())
-        p("rm", "-f", p.name)
-        with explained(p):
-            start("--annotation", f"{ANNOTATION}={image}", "busybox:test", "/bin/sleep", "100")
-        wait_for("the counter to go on", lambda: len(numbers()) > stood + 10)
-        expect(numbers() == list(range(1, len(numbers()) + 1)), f"lost or doubled: {numbers()}")
-        logs = p("logs", p.name).split()
-        expect(logs and int(logs[0]) > stood - 2, f"podman logs begins with {logs[:3]}")
-        expect(p.sh("echo here") == "here", "no exec")
-        init = p("inspect", p.name, "--format", "{{.State.Pid}}")
-        status = pathlib.Path(f"/proc/{init}/status").read_text()
-        expect("Seccomp:\t2" in status, "no seccomp filter")
-        p("kill", "-s", "KILL", p.name)
-        expect(p("wait", p.name) == "137", "another exit code")
-        # Again, as podman restarts a container: from the checkpoint.
-        with explained(p):
-            p("--hooks-dir", hooks, "start", p.name)
-        stood = len(numbers())
-        wait_for("the counter to go on", lambda: len(numbers()) > stood + 10)
 
 
 CGROUP2 = """mount --make-rprivate / && umount -R /sys/fs/cgroup && mount -t cgroup2 cgroup2 /sys/fs/cgroup

@@ -4,7 +4,8 @@ import shutil
 import subprocess
 
 from harness import Container, Failure, Skip, expect, run, scenario, wait_for
-from in_place import checkpointed, from_checkpoint, no_watcher, restore_log, start, watchers
+from in_place import checkpointed, from_checkpoint, mapped, no_watcher, restore_log, start, watchers
+from userns import hand_over
 
 
 def refusal(c, *args):
@@ -54,6 +55,27 @@ def in_place_refused(env):
             config["linux"]["namespaces"] = [n for n in config["linux"]["namespaces"]
                                              if n["type"] != "pid"]
         fails(image, "no pid namespace of its own", without_pids)
+
+
+@scenario
+def in_place_other_users(env):
+    """Users that stand for others outside than at the checkpoint."""
+    env.only_stasis()
+    with Container(env, "threads", change=mapped) as c:
+        hand_over(c)
+        c.start()
+        image = c.checkpoint()
+        c.gone()
+
+        def shifted(config):
+            for name in ("uidMappings", "gidMappings"):
+                config["linux"][name][0]["size"] -= 1
+        from_checkpoint(c, image, shifted)
+        said = refusal(c, "run", "--bundle", c.bundle, c.name)
+        expect("the ids of its users aren't mapped as they were" in said, said)
+        run("runc", "delete", "-f", c.name, ok=None)
+        no_watcher(c)
+    c.gone()
 
 
 @scenario

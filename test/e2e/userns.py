@@ -17,6 +17,14 @@ def map_users(config, uids=UIDS, gids=GIDS):
     linux["gidMappings"] = [{"containerID": 0, "hostID": gids, "size": 65536}]
 
 
+def hand_over(c):
+    """The bundle belongs to the container's root."""
+    c.env.work.chmod(0o711)
+    for directory, names, files in os.walk(c.bundle):
+        for name in [".", *names, *files]:
+            os.lchown(os.path.join(directory, name), UIDS, GIDS)
+
+
 class Mapped(Container):
     """A container whose root is uid UIDS of the host, to whom its bundle belongs."""
 
@@ -25,10 +33,7 @@ class Mapped(Container):
             map_users(config)
             change(config)
         super().__init__(env, program, *args, change=mapped, **keywords)
-        env.work.chmod(0o711)
-        for directory, names, files in os.walk(self.bundle):
-            for name in [".", *names, *files]:
-                os.lchown(os.path.join(directory, name), UIDS, GIDS)
+        hand_over(self)
 
     def observe(self):
         view = super().observe()

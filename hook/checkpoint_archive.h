@@ -1,0 +1,24 @@
+// Checkpoints in one file, as `podman container checkpoint --export` and CRI-O make
+// them: tar, as it is or compressed with gzip or zstd. For a start the images in
+// it are unpacked into a directory that nobody but root can look into.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "base/log.h"
+#include "base/unique_fd.h"
+
+namespace stasis::hook {
+
+constexpr const char* unpacked_dir = "/var/lib/stasis/unpacked";
+
+// Into PLACE/ID, which is made anew. What the archive holds beside the images and a
+// start can't bring back is told. Throws Error, and leaves nothing then.
+UniqueFd unpack_checkpoint(int archive, const std::string& name, const std::string& id, Log& log,
+                           const std::string& place = unpacked_dir);
+
+// After the start. Nothing where there is none.
+void remove_unpacked(const std::string& id, const std::string& place = unpacked_dir);
+
+}  // namespace stasis::hook

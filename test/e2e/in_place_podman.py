@@ -1,0 +1,97 @@
+"""podman's containers that start from checkpoints, also from those that it exported."""
+import contextlib
+import os
+import pathlib
+
+from harness import Failure, expect, run, scenario, wait_for
+from in_place import ANNOTATION
+from podman import Podman
+
+
+@contextlib.contextmanager
+def explained(p):
+    try:
+        yield
+    except Failure as failure:
+        logs = [log.read_text() for log in pathlib.Path("/run/stasis").glob(f"{p.id()}/restore.log")]
+        raise Failure(f"{failure}\n{p('logs', p.name)}\n{logs}") from None
+
+
+COUNTER = "i=0; while :; do i=$((i+1)); echo $i >>/vol/counter; echo $i; sleep 0.02; done"
+
+
+@scenario(label="long")
+def in_place_podman(env):
+    """podman run --annotation: default capabilities and seccomp; logs, exec, stop as always."""
+    env.only_stasis()
+    hooks = env.work / "hooks.d"
+    run(env.stasis, "hook", "install", "--dir", hooks)
+    with Podman(env) as p:
+        p.import_busybox()
+        volume = p.dir / "volume"
+        volume.mkdir()
+
+        def numbers():
+            text = (volume / "counter").read_text() if (volume / "counter").exists() else ""
+            return [int(n) for n in text.split()]
+
+        def start(*options):
+            p("--hooks-dir", hooks, "run", "-d", "--name", p.name, "--network=none", "--ulimit",
+              "nofile=1000:1000", "--ulimit", "nproc=1000:1000", "-v", f"{volume}:/vol", *options)
+        start("busybox:test", "/bin/sh", "-c", COUNTER)
+        wait_for("some numbers", lambda: len(numbers()) > 10)
+        image = p.dir / "image"
+        run("runc", "--criu", env.stasis, "checkpoint", "--image-path", image, "--work-path",
+            p.dir / "work", p.id())
+        stood = len(numbers())
+        p("rm", "-f", p.name)
+        with explained(p):
+            start("--annotation", f"{ANNOTATION}={image}", "busybox:test", "/bin/sleep", "100")
+        wait_for("the counter to go on", lambda: len(numbers()) > stood + 10)
+        expect(numbers() == list(range(1, len(numbers()) + 1)), f"lost or doubled: {numbers()}")
+        logs = p("logs", p.name).split()
+        expect(logs and int(logs[0]) > stood - 2, f"podman logs begins with {logs[:3]}")
+        expect(p.sh("echo here") == "here", "no exec")
+        init = p("inspect", p.name, "--format", "{{.State.Pid}}")
+        status = pathlib.Path(f"/proc/{init}/status").read_text()
+        expect("Seccomp:\t2" in status, "no seccomp filter")
+        p("kill", "-s", "KILL", p.name)
+        expect(p("wait", p.name) == "137", "another exit code")
+        # Again, as podman restarts a container: from the checkpoint.
+        with explained(p):
+            p("--hooks-dir", hooks, "start", p.name)
+        stood = len(numbers())
+        wait_for("the counter to go on", lambda: len(numbers()) > stood + 10)
+
+
+@scenario(label="long")
+def in_place_archive(env):
+    """What `podman container checkpoint --export` writes, however it is compressed."""
+    env.only_stasis()
+    hooks = env.work / "hooks.d"
+    run(env.stasis, "hook", "install", "--dir", hooks)
+    with Podman(env) as p:
+        p.import_busybox()
+        options = ("--hooks-dir", hooks, "run", "-d", "--name", p.name, "--network=none", "--ulimit",
+                   "nofile=1000:1000", "--ulimit", "nproc=1000:1000")
+        p(*options, "busybox:test", "/bin/sh", "-c", COUNTER.replace("echo $i >>/vol/counter; ", ""))
+
+        def last():
+            said = p("logs", p.name).split()
+            return int(said[-1]) if said else 0
+        for kind in ("none", "gzip", "zstd"):
+            wait_for("some numbers", lambda: last() > 10)
+            archive = p.dir / f"archive-{kind}"
+            p("container", "checkpoint", "--export", archive, "--compress", kind, p.name)
+            archive.chmod(0o600)
+            stood = last()
+            p("rm", "-f", p.name)
+            with explained(p):
+                p(*options, "--annotation", f"{ANNOTATION}={archive}", "busybox:test", "/bin/sleep", "9")
+            wait_for("the counter to go on", lambda: last() > stood + 10)
+            expect(int(p("logs", p.name).split()[0]) > stood, "it was started anew")
+            expect(not os.path.exists(f"/var/lib/stasis/unpacked/{p.id()}"), "what was unpacked is left")
+        archive.write_bytes(archive.read_bytes()[:-2000])
+        p("rm", "-f", p.name)
+        p(*options, "--annotation", f"{ANNOTATION}={archive}", "busybox:test", "/bin/sleep", "9", ok=False)
+        expect(not os.listdir("/var/lib/stasis/unpacked"), "what was unpacked is left")
