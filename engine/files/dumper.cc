@@ -86,7 +86,7 @@ void Dumper::descriptors(pid_t pid, int pidfd, uint32_t files_id) {
   }
 }
 
-uint32_t Dumper::path_file(const std::string& proc_link, uint32_t flags) {
+Dumper::PathFile Dumper::path_file(const std::string& proc_link, uint32_t flags) {
   OpenFile file;
   file.fd = kernel::open(proc_link, O_PATH);
   file.probe = probe_link(proc_link, file.fd.get());
@@ -94,16 +94,18 @@ uint32_t Dumper::path_file(const std::string& proc_link, uint32_t flags) {
   file.probe.info.flags = static_cast<int>(flags);
   const Probe& probe = file.probe;
   auto [id, is_new] = path_files_.try_emplace(
-      {probe.link, probe.device(), probe.stat.stx_ino, probe.info.mnt_id, flags}, 0);
+      {probe.link, probe.device(), probe.stat.stx_ino, probe.info.mnt_id, flags}, PathFile{});
   if (!is_new) return id->second;
-  if (!regular_kind.claims(probe))
+  file.kind = memfd_kind.claims(probe) ? &memfd_kind : &regular_kind;
+  if (!file.kind->claims(probe))
     throw Error("dump", proc_link).because(probe.link + " is no file that can be opened again");
-  file.id = id->second = next_id();
-  file.entry.set_type(image::REG);
+  file.id = next_id();
+  id->second = {file.id, file.kind->type};
+  file.entry.set_type(file.kind->type);
   file.entry.set_id(file.id);
-  regular_kind.dump(*this, file, file.entry);
+  file.kind->dump(*this, file, file.entry);
   add_entry(std::move(file.entry));
-  return file.id;
+  return id->second;
 }
 
 void Dumper::add_entry(image::FileEntry entry) { more_entries_.push_back(std::move(entry)); }
@@ -129,6 +131,7 @@ void Dumper::finish() {
   for (const auto& entry : more_entries_) writer_.append("files", entry);
   for (const auto& file : open_files_) writer_.append("files", file->entry);
   by_identity_.clear();
+  memory_.clear();
   open_files_.clear();
 }
 

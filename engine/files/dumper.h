@@ -45,9 +45,13 @@ class Dumper {
   // one files_id: the second call with the same one does nothing.
   void descriptors(pid_t pid, int pidfd, uint32_t files_id);
 
-  // The id of a file that is held otherwise than by a descriptor, written down
+  struct PathFile {
+    uint32_t id = 0;
+    image::FdTypes type = image::REG;
+  };
+  // A file that is held otherwise than by a descriptor, written down
   // as opened with `flags`: "/proc/17/exe", "/proc/17/cwd", "/proc/17/map_files/a-b".
-  uint32_t path_file(const std::string& proc_link, uint32_t flags);
+  PathFile path_file(const std::string& proc_link, uint32_t flags);
 
   // Takes the content of pipes and writes files.img and what belongs to it.
   // Closes all duplicates: the tasks may go on afterwards.
@@ -68,6 +72,12 @@ class Dumper {
   void add_entry(image::FileEntry entry);
   // Ghost file ids by (device, inode): one image however often it is open.
   std::map<std::pair<uint64_t, uint64_t>, uint32_t>& ghosts() { return ghosts_; }
+  // The same of memory files; what they hold is for the caller to write.
+  std::map<std::pair<uint64_t, uint64_t>, uint32_t>& memory_inodes() { return memory_inodes_; }
+  void add_memory(uint32_t shmid, UniqueFd content) {
+    memory_.emplace_back(shmid, std::move(content));
+  }
+  const std::vector<std::pair<uint32_t, UniqueFd>>& memory() const { return memory_; }
 
  private:
   void check_peers() const;
@@ -83,8 +93,9 @@ class Dumper {
   // Candidates for "the same open file", in the kernel's kcmp order.
   using Key = std::tuple<uint64_t /*device*/, uint64_t /*inode*/, int /*flags*/>;
   std::map<Key, std::vector<OpenFile*>> by_identity_;
-  std::map<std::tuple<std::string, uint64_t, uint64_t, int, uint32_t>, uint32_t> path_files_;
-  std::map<std::pair<uint64_t, uint64_t>, uint32_t> ghosts_;
+  std::map<std::tuple<std::string, uint64_t, uint64_t, int, uint32_t>, PathFile> path_files_;
+  std::map<std::pair<uint64_t, uint64_t>, uint32_t> ghosts_, memory_inodes_;
+  std::vector<std::pair<uint32_t, UniqueFd>> memory_;  // by shmid
   std::map<uint32_t, Probe> expected_;
   std::vector<image::FileEntry> more_entries_;
   std::set<uint32_t> tables_done_;

@@ -13,9 +13,9 @@ namespace stasis::engine::files {
 namespace {
 
 // The first that claims a descriptor has it.
-constexpr std::array<const FileKind*, 8> kinds = {
-    &pipe_kind,  &eventfd_kind, &timerfd_kind, &signalfd_kind,
-    &epoll_kind, &unix_kind,    &fifo_kind,    &regular_kind,
+constexpr std::array<const FileKind*, 9> kinds = {
+    &pipe_kind, &eventfd_kind, &timerfd_kind, &signalfd_kind, &epoll_kind,
+    &unix_kind, &memfd_kind,   &fifo_kind,    &regular_kind,
 };
 
 }  // namespace

@@ -5,6 +5,7 @@
 #include <sys/syscall.h>
 
 #include "engine/files/dumper.h"
+#include "engine/files/memfd.h"
 #include "engine/files/nameless.h"
 #include "engine/files/owner.h"
 #include "engine/files/reopen.h"
@@ -27,7 +28,7 @@ bool harmless(const struct statx& stat) {
 }
 
 bool claims(const Probe& probe) {
-  if (!probe.by_path() || is_memory_file(probe)) return false;
+  if (!probe.by_path() || memory_file(probe)) return false;
   return harmless(probe.stat) || (probe.flags() & O_PATH);
 }
 

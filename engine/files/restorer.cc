@@ -7,6 +7,7 @@
 
 #include "engine/files/epoll.h"
 #include "engine/files/file_kind.h"
+#include "engine/files/memfd.h"
 #include "engine/files/owner.h"
 #include "engine/files/regular.h"
 #include "engine/files/reopen.h"
@@ -66,6 +67,7 @@ int Restorer::get(uint32_t file_id) {
 
 UniqueFd Restorer::open_for_mapping(uint32_t file_id, uint32_t fdflags) {
   const image::FileEntry& wanted = entry(file_id);
+  if (wanted.type() == image::MEMFD) return open_memory(*this, wanted.memfd(), fdflags);
   if (wanted.type() != image::REG)
     throw Error("map", fmt::format("file {}", file_id))
         .because(
@@ -118,6 +120,7 @@ void Restorer::close_all() {
   pipes_.clear();
   fifos_.clear();
   sockets_.clear();
+  memory_files_.clear();
   nameless_.clear();
 }
 

@@ -32,6 +32,14 @@ struct PipeEnds {
   bool taken[2] = {};
 };
 
+// A memory file that is being made again: its first open file, and whether an
+// entry of the image has it.
+struct MemoryFile {
+  const image::MemfdInodeEntry* inode = nullptr;
+  UniqueFd fd;
+  bool taken = false;
+};
+
 class Restorer {
  public:
   Restorer(const image::Checkpoint& image, const RestorePlan& plan, Log& log);
@@ -103,6 +111,7 @@ class Restorer {
   std::map<uint32_t, PipeEnds>& pipes() { return pipes_; }
   std::map<uint32_t, UniqueFd>& fifos() { return fifos_; }
   std::map<std::pair<image::RemapType, uint32_t>, UniqueFd>& nameless() { return nameless_; }
+  std::map<uint32_t, MemoryFile>& memory_files() { return memory_files_; }  // by inode_id
   // Made sockets that no entry has taken yet, by inode; what waits in them.
   std::map<uint32_t, UniqueFd>& sockets() { return sockets_; }
   const std::vector<SocketPacket>& socket_packets();
@@ -119,6 +128,7 @@ class Restorer {
   std::map<uint32_t, UniqueFd> made_, hidden_, nested_roots_;
   std::map<uint32_t, PipeEnds> pipes_;
   std::map<uint32_t, UniqueFd> fifos_, sockets_;
+  std::map<uint32_t, MemoryFile> memory_files_;
   std::optional<std::vector<SocketPacket>> packets_;
   std::optional<std::map<const image::TaskImage*, std::vector<Watch>>> watches_;
   std::map<std::pair<image::RemapType, uint32_t>, UniqueFd> nameless_;

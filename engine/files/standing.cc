@@ -85,11 +85,6 @@ void tell_inside(Probe& probe, const Surroundings& around) {
   probe.stat.stx_nlink = 0;
 }
 
-bool is_memory_file(const Probe& probe) {
-  return probe.link.starts_with("/memfd:") && probe.link.ends_with(deleted) &&
-         probe.stat.stx_nlink == 0;
-}
-
 UniqueFd open_container_root(const DumpPlan& plan) {
   std::string link = fmt::format("/proc/{}/root", plan.root);
   // The kernel tells paths from the root of the mount namespace.

@@ -21,9 +21,6 @@ Standing standing_of(const Probe& probe, const Surroundings& around);
 // made to tell what the container sees.
 void tell_inside(Probe& probe, const Surroundings& around);
 
-// memfd_create(), shared anonymous memory: their paths are none.
-bool is_memory_file(const Probe& probe);
-
 // The root task's / as an O_PATH descriptor. Throws Error where paths inside
 // the container could not be told.
 UniqueFd open_container_root(const DumpPlan& plan);

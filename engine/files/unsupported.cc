@@ -69,10 +69,6 @@ Objection unsupported(const Probe& probe) {
   if (is_terminal(probe))
     return {fmt::format("holds the terminal {} open as descriptor {}", probe.link, probe.number),
             "start the container without a terminal (\"terminal\": false)"};
-  if (probe.link.starts_with("/memfd:"))
-    return {fmt::format("holds an anonymous memory file ({}) open as descriptor {}", probe.link,
-                        probe.number),
-            "it cannot be written down yet"};
   if (probe.is(S_IFCHR) || probe.is(S_IFBLK))
     return {fmt::format("holds the device {} ({}:{}) open as descriptor {}", probe.link,
                         probe.stat.stx_rdev_major, probe.stat.stx_rdev_minor, probe.number),

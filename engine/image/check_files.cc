@@ -120,6 +120,22 @@ void check_remaps(const Checkpoint& image) {
   }
 }
 
+void check_memfds(const Checkpoint& image) {
+  constexpr uint32_t known_seals = 0x3f;
+  constexpr size_t longest_name = 249;  // memfd_create()'s
+  std::unordered_set<uint64_t> ids;
+  for (size_t i = 0; i < image.memfds.size(); ++i) {
+    const MemfdInodeEntry& memfd = image.memfds[i];
+    auto at = static_cast<int64_t>(i);
+    expect(ids.insert(memfd.inode_id()).second, "memfd", at, "inode_id {} again", memfd.inode_id());
+    expect(memfd.name().size() <= longest_name && memfd.name().find('\0') == std::string::npos,
+           "memfd", at, "a name that no memory file can have");
+    expect(memfd.size() <= INT64_MAX, "memfd", at, "size {}", memfd.size());
+    expect((memfd.seals() & ~known_seals) == 0, "memfd", at, "seals {:#x}", memfd.seals());
+    expect(memfd.hugetlb_flag() == 0, "memfd", at, "huge pages are not supported yet");
+  }
+}
+
 void check_locks(const Checkpoint& image) {
   for (size_t i = 0; i < image.locks.size(); ++i) {
     const FileLockEntry& lock = image.locks[i];
@@ -152,6 +168,7 @@ void check_files(const Checkpoint& image) {
   check_pipe_data("pipes-data", image.pipes);
   check_pipe_data("fifo-data", image.fifos);
   check_remaps(image);
+  check_memfds(image);
   check_locks(image);
 }
 

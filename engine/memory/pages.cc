@@ -360,27 +360,32 @@ uint64_t store_shared(uint64_t shmid, int fd, uint32_t pages_id, image::ImageWri
     kernel::must(data, "find the pages of", stem);
     long hole =
         kernel::must(kernel::call(SYS_lseek, fd, data, SEEK_HOLE), "find the pages of", stem);
-    uint64_t size = static_cast<uint64_t>(hole - data + 4095) & ~(page_size - 1);
+    // The end of a memory file may lie within its last page.
+    auto bytes = static_cast<uint64_t>(hole - data);
+    uint64_t size = (bytes + page_size - 1) & ~(page_size - 1);
     image::PagemapEntry entry;
     entry.set_vaddr(static_cast<uint64_t>(data));
     entry.set_flags(image::page_present);
     image::set_page_count(entry, size / page_size);
     writer.append(stem, entry);
     copier.add(
-        {PageCopier::Through::file, 0, fd, static_cast<uint64_t>(data), image, offset, size});
+        {PageCopier::Through::file, 0, fd, static_cast<uint64_t>(data), image, offset, bytes});
     offset += size;
     at = hole;
   }
+  kernel::must(kernel::call(SYS_ftruncate, image, offset), "set the size of", "a page image");
   return offset / page_size;
 }
 
-void fill_shared(const image::PagemapImage& pagemap, int fd, int pages, PageCopier& copier) {
+void fill_shared(const image::PagemapImage& pagemap, int fd, uint64_t size, int pages,
+                 PageCopier& copier) {
   uint64_t offset = 0;
   for (const image::PagemapEntry& entry : pagemap.entries) {
     if (!image::is_present(entry)) continue;
-    uint64_t size = image::page_count(entry) * page_size;
-    copier.add({PageCopier::Through::file, 0, fd, entry.vaddr(), pages, offset, size});
-    offset += size;
+    uint64_t bytes = image::page_count(entry) * page_size;
+    copier.add({PageCopier::Through::file, 0, fd, entry.vaddr(), pages, offset,
+                std::min(bytes, size - std::min(size, entry.vaddr()))});
+    offset += bytes;
   }
 }
 

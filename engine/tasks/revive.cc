@@ -17,6 +17,7 @@
 
 #include "base/text.h"
 #include "engine/files/fd_moves.h"
+#include "engine/files/memfd.h"
 #include "engine/image/format.h"
 #include "engine/memory/vdso.h"
 #include "engine/memory/vma.h"
@@ -202,7 +203,7 @@ int Revival::shared_area(uint64_t shmid) {
   auto image = t_.checkpoint.shmem.find(shmid);
   if (image != t_.checkpoint.shmem.end()) {
     pages_.push_back(t_.checkpoint.dir.raw(fmt::format("pages-{}", image->second.pages_id)));
-    fill_shared(image->second, area.get(), pages_.back().get(), t_.copier);
+    fill_shared(image->second, area.get(), size, pages_.back().get(), t_.copier);
   }
   return area.get();
 }
@@ -248,8 +249,10 @@ Revival::Descriptors& Revival::descriptors_of(const image::TaskImage& image) {
 void Revival::fill(LiveTree& tree,
                    const std::function<void(uint64_t done, uint64_t total)>& progress) {
   for (LiveTask& task : tree.tasks()) lay_out_memory(task);
+  fill_memory_files();
   uint64_t total = t_.copier.bytes();
   t_.copier.fill([&](uint64_t done) { progress(done, total); });
+  files::seal_memory(t_.files);
   for (LiveTask& task : tree.tasks()) equip(task);
   t_.files.set_owners(tree.pids());
   t_.files.close_all();
@@ -294,6 +297,15 @@ void Revival::lay_out_memory(LiveTask& task) {
   t_.sender.send(sent.ours, batch);
   if (task.memory != task.image) map_memory(task, sent.of_vma, batch, t_.copier);
   t_.trampoline.run(task.leader().tracee, batch, task.name());
+}
+
+void Revival::fill_memory_files() {
+  for (const auto& [id, file] : t_.files.memory_files()) {
+    auto image = t_.checkpoint.shmem.find(file.inode->shmid());
+    if (image == t_.checkpoint.shmem.end()) continue;
+    pages_.push_back(t_.checkpoint.dir.raw(fmt::format("pages-{}", image->second.pages_id)));
+    fill_shared(image->second, file.fd.get(), file.inode->size(), pages_.back().get(), t_.copier);
+  }
 }
 
 void Revival::place_descriptors(LiveTask&, const Descriptors& sent, SyscallBatch& batch) {

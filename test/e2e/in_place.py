@@ -98,7 +98,7 @@ def fifty_processes(config):
 TABLE = {
     ("counter", None): {}, ("threads", None): {}, ("memory", None): {}, ("clock", None): {},
     ("signals", None): {}, ("tree", None): {}, ("limits", None): {}, ("files", None): {},
-    ("pipes", None): {}, ("futex", None): {}, ("sleepers", None): {},
+    ("pipes", None): {}, ("memfd", None): {}, ("futex", None): {}, ("sleepers", None): {},
     ("timers", None): {"ignore": ("/ShdPnd",)},  # which go on firing while we look
     ("confined", more_caps): {}, ("threads", as_user): {}, ("tree", may_gain_privileges): {},
     ("threads", below_a_shell): {}, ("tree", below_a_shell): {},

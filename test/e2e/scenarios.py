@@ -29,7 +29,8 @@ def program_scenario(program, *args, ignore=(), **keywords):
 
 
 for _program in ("counter", "threads", "memory", "clock", "signals", "tree", "limits",
-                 "files", "pipes", "futex", "sleepers", "advice", "orphans", "filters"):
+                 "files", "pipes", "futex", "sleepers", "advice", "orphans", "filters",
+                 "memfd"):
     program_scenario(_program)
 program_scenario("timers", ignore=("/ShdPnd",))  # which go on firing while we look
 program_scenario("confined", change=more_caps)
