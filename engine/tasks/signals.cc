@@ -70,6 +70,38 @@ void restore_actions(const image::CoreEntry& core, SyscallBatch& batch) {
   });
 }
 
+namespace {
+
+// The kernel lets terminal signals stop no orphaned process group: one of whose
+// members' parents none is in the same session, but another group.
+bool is_orphaned(const image::Checkpoint& checkpoint, const image::PstreeEntry& task) {
+  for (const image::TaskImage& member : checkpoint.tasks) {
+    if (member.tree.pgid() != task.pgid() || member.dead()) continue;
+    for (const image::TaskImage& parent : checkpoint.tasks)
+      if (parent.tree.pid() == member.tree.ppid() && parent.tree.sid() == member.tree.sid() &&
+          parent.tree.pgid() != task.pgid())
+        return false;
+  }
+  return true;
+}
+
+}  // namespace
+
+int stop_signal(const image::Checkpoint& checkpoint, const image::TaskImage& task) {
+  auto wanted = static_cast<int>(task.core().stop_signo());
+  if (wanted != SIGTSTP && wanted != SIGTTIN && wanted != SIGTTOU) return SIGSTOP;
+  bool stops = !is_orphaned(checkpoint, task.tree);
+  for_each_action(task.threads.front(), [&](int signal, const image::SaEntry& entry) {
+    if (signal == wanted && entry.sigaction() != 0) stops = false;
+  });
+  for (const image::CoreEntry& thread : task.threads) {
+    uint64_t blocked = thread.thread_core().has_blk_sigset() ? thread.thread_core().blk_sigset()
+                                                             : task.core().blk_sigset();
+    if (blocked & uint64_t{1} << (wanted - 1)) stops = false;
+  }
+  return stops ? wanted : SIGSTOP;
+}
+
 void store_pending(const Tracee& thread, bool shared, image::SignalQueueEntry* queue) {
   std::array<siginfo_t, 32> chunk;
   ptrace_peeksiginfo_args args{};
