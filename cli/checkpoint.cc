@@ -60,7 +60,6 @@ engine::DumpPlan make_plan(const CheckpointOptions& options, const Container& co
   plan.leave_running = options.leave_running;
   plan.durable = true;
   plan.tcp_established = options.tcp_established;
-  plan.file_locks = options.file_locks;
   plan.ext_unix_sk = options.ext_unix_sk;
   plan.shell_job = options.shell_job;
   return plan;

@@ -205,6 +205,9 @@ void store_container(Dump& dump, FrozenTree& tree) {
   bool lone = tree.tasks().size() == 1;
   for (FrozenTask& task : tree.tasks()) store_task(dump, task, lone);
   store_memory_files(dump);
+  std::set<pid_t> pids;
+  for (const FrozenTask& task : tree.tasks()) pids.insert(task.pid);
+  dump.files.check_processes(pids);
   Stopwatch watch;
   uint64_t total = dump.copier.bytes();
   dump.copier.save([&](uint64_t done) { dump.observer.progress(done, total); });

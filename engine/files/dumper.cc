@@ -66,6 +66,11 @@ OpenFile& Dumper::identify(UniqueFd duplicate, Probe probe) {
   return *open_files_.back();
 }
 
+void Dumper::note_locks(const Probe& probe, uint32_t table, const OpenFile& file, bool is_new) {
+  if (auto objection = lock_objection(probe, plan_)) throw refusal(probe.pid, *objection);
+  locks_.add(probe, plan_.root, table, file.id, is_new, file.fd.get());
+}
+
 void Dumper::descriptors(pid_t pid, int pidfd, uint32_t files_id) {
   if (!tables_done_.insert(files_id).second) return;
   std::string stem = fmt::format("fdinfo-{}", files_id);
@@ -79,7 +84,9 @@ void Dumper::descriptors(pid_t pid, int pidfd, uint32_t files_id) {
     image::FdinfoEntry entry;
     entry.set_fd(static_cast<uint32_t>(number));
     entry.set_flags(probe.cloexec() ? FD_CLOEXEC : 0);
-    const OpenFile& file = identify(std::move(duplicate), std::move(probe));
+    size_t known = open_files_.size();
+    const OpenFile& file = identify(std::move(duplicate), probe);
+    note_locks(probe, files_id, file, open_files_.size() > known);
     entry.set_id(file.id);
     entry.set_type(file.kind->type);
     writer_.append(stem, entry);
@@ -125,9 +132,30 @@ void Dumper::check_peers() const {
                      "close the connection before the checkpoint"});
 }
 
+void Dumper::check_ghosts() const {
+  for (const auto& [file, holder] : expected_ghosts_)
+    if (!ghosts_.contains(file))
+      throw refusal(holder.pid,
+                    {fmt::format("watches a deleted file by inotify (descriptor {}) that nobody "
+                                 "has open",
+                                 holder.number),
+                     "let it watch files that have a name"});
+}
+
+void Dumper::check_processes(const std::set<pid_t>& dumped) const {
+  for (const auto& [pid, holder] : expected_processes_)
+    if (!dumped.contains(pid))
+      throw refusal(holder.pid, {fmt::format("holds a pidfd of process {} open as descriptor {}, "
+                                             "which is no part of the checkpoint",
+                                             pid, holder.number),
+                                 "end that process before the checkpoint"});
+}
+
 void Dumper::finish() {
   check_peers();
+  check_ghosts();
   dump_contents(writer_, open_files_);
+  for (const auto& lock : locks_.entries()) writer_.append("filelocks", lock);
   for (const auto& entry : more_entries_) writer_.append("files", entry);
   for (const auto& file : open_files_) writer_.append("files", file->entry);
   by_identity_.clear();

@@ -14,6 +14,7 @@
 #include "base/log.h"
 #include "base/unique_fd.h"
 #include "engine/files/file_kind.h"
+#include "engine/files/locks.h"
 #include "engine/files/probe.h"
 #include "engine/namespaces/userns.h"
 #include "engine/plan.h"
@@ -67,6 +68,13 @@ class Dumper {
   uint32_t network_id() const;
   // This socket must turn up before finish(): `holder` is connected to it.
   void expect_socket(uint32_t inode, const Probe& holder) { expected_[inode] = holder; }
+  // These must be in the checkpoint, too: a deleted file that is open, by device
+  // and inode; a process.
+  void expect_ghost(uint64_t device, uint64_t inode, const Probe& holder) {
+    expected_ghosts_[{device, inode}] = holder;
+  }
+  void expect_process(pid_t pid, const Probe& holder) { expected_processes_[pid] = holder; }
+  void check_processes(const std::set<pid_t>& dumped) const;
   uint32_t next_id() { return ++last_id_; }
   // A file entry beside the one being dumped (a fifo's path).
   void add_entry(image::FileEntry entry);
@@ -81,7 +89,9 @@ class Dumper {
 
  private:
   void check_peers() const;
+  void check_ghosts() const;
   OpenFile& identify(UniqueFd duplicate, Probe probe);
+  void note_locks(const Probe& probe, uint32_t table, const OpenFile& file, bool is_new);
 
   const DumpPlan& plan_;
   image::ImageWriter& writer_;
@@ -97,6 +107,9 @@ class Dumper {
   std::map<std::pair<uint64_t, uint64_t>, uint32_t> ghosts_, memory_inodes_;
   std::vector<std::pair<uint32_t, UniqueFd>> memory_;  // by shmid
   std::map<uint32_t, Probe> expected_;
+  std::map<std::pair<uint64_t, uint64_t>, Probe> expected_ghosts_;
+  std::map<pid_t, Probe> expected_processes_;
+  FoundLocks locks_;
   std::vector<image::FileEntry> more_entries_;
   std::set<uint32_t> tables_done_;
 };

@@ -2,6 +2,7 @@
 
 #include <array>
 
+#include "engine/files/locks.h"
 #include "engine/files/probe.h"
 #include "engine/files/standing.h"
 #include "engine/files/unsupported.h"
@@ -13,9 +14,9 @@ namespace stasis::engine::files {
 namespace {
 
 // The first that claims a descriptor has it.
-constexpr std::array<const FileKind*, 9> kinds = {
-    &pipe_kind, &eventfd_kind, &timerfd_kind, &signalfd_kind, &epoll_kind,
-    &unix_kind, &memfd_kind,   &fifo_kind,    &regular_kind,
+constexpr std::array<const FileKind*, 12> kinds = {
+    &pipe_kind,  &eventfd_kind, &timerfd_kind, &signalfd_kind, &epoll_kind, &unix_kind,
+    &memfd_kind, &inotify_kind, &pidfd_kind,   &nsfile_kind,   &fifo_kind,  &regular_kind,
 };
 
 }  // namespace
@@ -57,15 +58,12 @@ const FileKind* kind_of(image::FdTypes type) {
 
 std::optional<Objection> objection_to(const Probe& probe) {
   const FileKind* kind = kind_of(probe);
-  if (!kind) return unsupported(probe);
-  if (probe.info.find("lock"))
-    return Objection{"holds a file lock through " + probe.described(),
-                     "let the program release its locks before the checkpoint"};
-  return std::nullopt;
+  return kind ? std::nullopt : std::optional(unsupported(probe));
 }
 
 std::optional<Objection> objection_to(const Probe& probe, const Surroundings& around) {
   if (auto objection = objection_to(probe)) return objection;
+  if (auto objection = lock_objection(probe, around.plan())) return objection;
   const FileKind* kind = kind_of(probe);
   return kind->objection ? kind->objection(probe, around) : std::nullopt;
 }

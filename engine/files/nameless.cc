@@ -224,6 +224,10 @@ UniqueFd make_linked(Restorer& restorer, const image::RegFileEntry& file, uint32
     made = link();
   }
   kernel::must(made, "link deleted file", name);
+  // A name that CRIU gave it for the time being goes, too, when all is done.
+  if (Place temporary(restorer.root_of(other), other.name());
+      std::string_view(temporary.base()).starts_with("link_remap."))
+    restorer.temporary_names().emplace_back(duplicate(temporary.dir()), temporary.base());
   return open_and_unlink(place, 0, name);
 }
 

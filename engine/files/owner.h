@@ -10,6 +10,9 @@
 
 namespace stasis::engine::files {
 
+// A process's id as `root` sees it; 0 where it can't.
+pid_t pid_inside(pid_t root, pid_t pid);
+
 // Of our duplicate `fd`. Pids and uids are written as the namespaces of `root` see them.
 image::FownEntry dump_owner(int fd, uint32_t flags, pid_t root);
 

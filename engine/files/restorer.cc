@@ -24,12 +24,13 @@ Restorer::Restorer(const image::Checkpoint& image, const RestorePlan& plan, Log&
 
 Restorer::~Restorer() = default;
 
-int Restorer::root_of(const image::RegFileEntry& file) const {
+int Restorer::root_of(const image::RegFileEntry& file) const { return root_of(file.mnt_id()); }
+
+int Restorer::root_of(int id) const {
   if (root_ < 0) throw Error("open the container's files", "").because("it has no root yet");
   for (const auto& [ns_id, root] : nested_roots_)
     for (const image::MntEntry& mount : image_.mounts.at(ns_id))
-      if (file.mnt_id() >= 0 && mount.mnt_id() == static_cast<uint32_t>(file.mnt_id()))
-        return root.get();
+      if (id >= 0 && mount.mnt_id() == static_cast<uint32_t>(id)) return root.get();
   return root_;
 }
 
@@ -115,6 +116,11 @@ void Restorer::set_owners(const std::map<pid_t, pid_t>& tasks) {
 }
 
 void Restorer::close_all() {
+  open_watch_targets(*this);
+  for (const auto& [directory, name] : temporary_names_)
+    kernel::must(kernel::call(SYS_unlinkat, directory.get(), name.c_str(), 0),
+                 "unlink the temporary name", name);
+  temporary_names_.clear();
   owners_.clear();
   made_.clear();
   pipes_.clear();
@@ -122,6 +128,8 @@ void Restorer::close_all() {
   sockets_.clear();
   memory_files_.clear();
   nameless_.clear();
+  // Last of all: closing files is something to be told of, too.
+  set_watches(pending_watches_);
 }
 
 }  // namespace stasis::engine::files

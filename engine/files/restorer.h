@@ -12,6 +12,8 @@
 
 #include "base/log.h"
 #include "base/unique_fd.h"
+#include "engine/files/inotify.h"
+#include "engine/files/later.h"
 #include "engine/files/socket_queue.h"
 #include "engine/namespaces/userns.h"
 #include "engine/plan.h"
@@ -102,6 +104,7 @@ class Restorer {
   Log& log() { return log_; }
   const userns::IdMap& ids() const { return ids_; }
   // That its path leads from (borrowed); throws before set_root().
+  int root_of(int mount) const;
   int root_of(const image::RegFileEntry& file) const;
   const std::map<uint32_t, image::FileEntry>& entries() const;
   const image::FileEntry& entry(uint32_t file_id) const;
@@ -112,6 +115,11 @@ class Restorer {
   std::map<uint32_t, UniqueFd>& fifos() { return fifos_; }
   std::map<std::pair<image::RemapType, uint32_t>, UniqueFd>& nameless() { return nameless_; }
   std::map<uint32_t, MemoryFile>& memory_files() { return memory_files_; }  // by inode_id
+  std::vector<PendingWatch>& pending_watches() { return pending_watches_; }
+  Later& later() { return later_; }
+  std::map<uint32_t, UniqueFd>& dead_pidfds() { return dead_pidfds_; }  // by file id
+  // To be unlinked in the end: directory and name.
+  std::vector<std::pair<UniqueFd, std::string>>& temporary_names() { return temporary_names_; }
   // Made sockets that no entry has taken yet, by inode; what waits in them.
   std::map<uint32_t, UniqueFd>& sockets() { return sockets_; }
   const std::vector<SocketPacket>& socket_packets();
@@ -127,7 +135,10 @@ class Restorer {
   int root_ = -1, network_ = -1;
   std::map<uint32_t, UniqueFd> made_, hidden_, nested_roots_;
   std::map<uint32_t, PipeEnds> pipes_;
-  std::map<uint32_t, UniqueFd> fifos_, sockets_;
+  std::map<uint32_t, UniqueFd> fifos_, sockets_, dead_pidfds_;
+  std::vector<PendingWatch> pending_watches_;
+  std::vector<std::pair<UniqueFd, std::string>> temporary_names_;
+  Later later_;
   std::map<uint32_t, MemoryFile> memory_files_;
   std::optional<std::vector<SocketPacket>> packets_;
   std::optional<std::map<const image::TaskImage*, std::vector<Watch>>> watches_;

@@ -10,8 +10,10 @@
 namespace stasis::engine::files {
 
 struct Standing {
-  std::string name;    // path within the container, without " (deleted)"
-  bool ghost = false;  // it has no name any more: its content must go into the image
+  std::string name;             // path within the container, without " (deleted)"
+  int mount = 0;                // that it is found on
+  std::optional<pid_t> dead{};  // process that has ended, of whose /proc files it is one
+  bool ghost = false;           // it has no name any more: its content must go into the image
   std::optional<Objection> objection;
 };
 
@@ -20,6 +22,9 @@ Standing standing_of(const Probe& probe, const Surroundings& around);
 // Where a mapped file was told by the path of a layer of the root, the probe is
 // made to tell what the container sees.
 void tell_inside(Probe& probe, const Surroundings& around);
+
+// Their servers may be frozen, or far away: never asked for anything.
+bool is_remote(const std::string& fstype);
 
 // The root task's / as an O_PATH descriptor. Throws Error where paths inside
 // the container could not be told.

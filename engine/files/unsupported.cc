@@ -16,11 +16,9 @@ struct Name {
 
 constexpr Name anonymous[] = {
     {"[io_uring]", "an io_uring"},
-    {"inotify", "an inotify instance"},
     {"[fanotify]", "a fanotify instance"},
     {"[userfaultfd]", "a userfaultfd"},
     {"[perf_event]", "a performance counter"},
-    {"[pidfd]", "a pidfd"},
     {"bpf-map", "a BPF map"},
     {"bpf-prog", "a BPF program"},
     {"bpf_link", "a BPF link"},

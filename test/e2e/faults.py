@@ -140,3 +140,6 @@ for _program in ("counter", "threads"):
         register("restore", sweep_restore, _how, _program)
 for _how in (FAIL, KILL):  # memory is filled while the tree grows
     register("restore", sweep_restore, _how, "prefork")
+for _program in ("memfd", "locks", "handles"):
+    register("dump", sweep_dump, FAIL, _program)
+    register("restore", sweep_restore, FAIL, _program)

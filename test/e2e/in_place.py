@@ -98,7 +98,9 @@ def fifty_processes(config):
 TABLE = {
     ("counter", None): {}, ("threads", None): {}, ("memory", None): {}, ("clock", None): {},
     ("signals", None): {}, ("tree", None): {}, ("limits", None): {}, ("files", None): {},
-    ("pipes", None): {}, ("memfd", None): {}, ("futex", None): {}, ("sleepers", None): {},
+    ("pipes", None): {}, ("memfd", None): {},
+    ("locks", None): {"options": ("--file-locks",)}, ("handles", None): {"ignore": ("/fds/11",)},
+    ("futex", None): {}, ("sleepers", None): {},
     ("timers", None): {"ignore": ("/ShdPnd",)},  # which go on firing while we look
     ("confined", more_caps): {}, ("threads", as_user): {}, ("tree", may_gain_privileges): {},
     ("threads", below_a_shell): {}, ("tree", below_a_shell): {},
@@ -106,7 +108,7 @@ TABLE = {
 }
 
 
-def in_place_scenario(program, change, ignore=()):
+def in_place_scenario(program, change, ignore=(), options=()):
     name = f"in_place_{program}" + (f"_{change.__name__}" if change else "")
 
     @scenario(name=name)
@@ -115,7 +117,7 @@ def in_place_scenario(program, change, ignore=()):
         with Container(env, program, change=change or (lambda config: None)) as c:
             c.start()
             before = c.observe()
-            image = c.checkpoint()
+            image = c.checkpoint(*options)
             c.gone()
             from_checkpoint(c, image)
             start(c)
