@@ -38,7 +38,7 @@ TEST_CASE("a lock of an open file is written down once, a process's own for each
     fcntl(1, F_SETLK, &range);
   };
   Child child(open_things);
-  Written written({child.pid()});
+  Written written({child.pid()}, {}, [](DumpPlan& plan) { plan.file_locks = true; });
   auto locks = written.checkpoint.dir.all<image::FileLockEntry>("filelocks");
   REQUIRE(locks.size() == 2);
   uint32_t flags = 0;
@@ -60,8 +60,7 @@ TEST_CASE("file locks are refused where nobody asked for them") {
     open((scratch / "file").c_str(), O_RDWR | O_CREAT, 0600);
     flock(0, LOCK_SH);
   });
-  CHECK_THROWS_WITH(Written({child.pid()}, {}, [](DumpPlan& plan) { plan.file_locks = false; }),
-                    Catch::Contains("--file-locks"));
+  CHECK_THROWS_WITH(Written({child.pid()}), Catch::Contains("holds a file lock"));
 }
 
 }  // namespace stasis::engine::files
