@@ -114,7 +114,6 @@ RestoreResult restore(const RestorePlan& plan, int image_dir, Observer& observer
   LiveTree tree(checkpoint, trampoline,
                 {.before_children = [&](LiveTask& task) { revival.bequeath(task); }});
   tree.grow(std::move(root.tracee()), root.pid());
-  files.later().set_pids(tree.pids());
   RestoreResult result;
   result.forking_us = forking.microseconds();
 

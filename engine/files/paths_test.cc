@@ -1,6 +1,7 @@
 // Files opened by path, deleted ones, and what is refused.
 #include <linux/kcmp.h>
 #include <sys/fanotify.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 

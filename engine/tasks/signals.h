@@ -31,8 +31,8 @@ class SignalActions {
 void restore_actions(const image::CoreEntry& core, SyscallBatch& batch);
 bool ignores_trap(const image::CoreEntry& core);
 
-// What stops a task that was stopped: what its parent was told of, where that
-// stops for sure, and else SIGSTOP.
+// What stops a task that was stopped, or about to be: what its parent was told
+// of, where that stops for sure, and else SIGSTOP. 0: it runs.
 int stop_signal(const image::Checkpoint& checkpoint, const image::TaskImage& task);
 
 // Signals waiting for one thread, or (shared) for its whole process.
