@@ -97,8 +97,7 @@ UniqueFd open_ghost(Restorer& restorer, const image::InotifyWdEntry& wd) {
     if (remap.first != image::GHOST) continue;
     image::Reader reader = restorer.image().dir.read(fmt::format("ghost-file-{:x}", remap.second));
     image::GhostFileEntry ghost;
-    if (reader.next(ghost) && ghost.ino() == wd.i_ino() &&
-        makedev(wd.s_dev() >> 20, wd.s_dev() & 0xfffff) == ghost.dev())
+    if (reader.next(ghost) && ghost.ino() == wd.i_ino() && ghost.dev() == wd.s_dev())
       return duplicate(fd.get());
   }
   throw Error("restore", fmt::format("inotify watch {}", wd.wd()))

@@ -64,7 +64,8 @@ void write_ghost(Dumper& dumper, const OpenFile& file, uint32_t ghost) {
   entry.set_uid(dumper.ids().uid_inside(stat.stx_uid, file.probe.link));
   entry.set_gid(dumper.ids().gid_inside(stat.stx_gid, file.probe.link));
   entry.set_mode(stat.stx_mode);
-  entry.set_dev(static_cast<uint32_t>(file.probe.device()));
+  // As the kernel has it: watches of inotify are of the same number.
+  entry.set_dev(stat.stx_dev_major << 20 | stat.stx_dev_minor);
   entry.set_ino(stat.stx_ino);
   set_time(*entry.mutable_atim(), stat.stx_atime);
   set_time(*entry.mutable_mtim(), stat.stx_mtime);
