@@ -99,7 +99,7 @@ TABLE = {
     ("counter", None): {}, ("threads", None): {}, ("memory", None): {}, ("clock", None): {},
     ("signals", None): {}, ("tree", None): {}, ("limits", None): {}, ("files", None): {},
     ("pipes", None): {}, ("memfd", None): {},
-    ("locks", None): {"options": ("--file-locks",)}, ("handles", None): {"ignore": ("/fds/11",)},
+    ("locks", None): {"options": ("--file-locks",)}, ("handles", None): {}, ("names", None): {"ignore": ("/fds/3",)},
     ("futex", None): {}, ("sleepers", None): {},
     ("timers", None): {"ignore": ("/ShdPnd",)},  # which go on firing while we look
     ("confined", more_caps): {}, ("threads", as_user): {}, ("tree", may_gain_privileges): {},

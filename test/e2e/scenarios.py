@@ -34,7 +34,8 @@ for _program in ("counter", "threads", "memory", "clock", "signals", "tree", "li
     program_scenario(_program)
 program_scenario("timers", ignore=("/ShdPnd",))  # which go on firing while we look
 program_scenario("confined", change=more_caps)
-program_scenario("handles", ignore=("/fds/11",))  # a file with two names has the other one then
+program_scenario("handles")
+program_scenario("names", ignore=("/fds/3",))  # which tells the other name then
 
 
 @scenario
