@@ -124,6 +124,7 @@ engine::DumpPlan build_dump_plan(const Container& container) {
     throw Error("checkpoint bundle", container.bundle).because("no container of it runs");
   engine::DumpPlan plan;
   plan.root = container.init;
+  plan.file_locks = true;
   plan.mounts = container.map.table;
   plan.external_mounts = container.map.external_mounts();
   plan.skipped_mounts = container.map.skipped_mounts();

@@ -114,8 +114,8 @@ image::TaskKobjIdsEntry store_ids(Dump& dump, const FrozenTask& task) {
 
 void store_fs(Dump& dump, const FrozenTask& task) {
   image::FsEntry fs;
-  fs.set_cwd_id(dump.files.path_file(fmt::format("/proc/{}/cwd", task.pid), O_RDONLY));
-  fs.set_root_id(dump.files.path_file(fmt::format("/proc/{}/root", task.pid), O_RDONLY));
+  fs.set_cwd_id(dump.files.path_file(fmt::format("/proc/{}/cwd", task.pid), O_RDONLY).id);
+  fs.set_root_id(dump.files.path_file(fmt::format("/proc/{}/root", task.pid), O_RDONLY).id);
   fs.set_umask(task.status.umask.value_or(022));
   dump.writer.append(fmt::format("fs-{}", task.ns_pid), fs);
 }
@@ -222,6 +222,15 @@ void store_namespaces(Dump& dump) {
     dump.writer.append("stasis", more);
 }
 
+void store_memory_files(Dump& dump) {
+  for (const auto& [shmid, content] : dump.files.memory()) {
+    if (dump.shared_areas.contains(shmid))
+      throw Error("dump", "a memory file").because("shared memory has the same inode number");
+    dump.result.shared_pages_written +=
+        store_shared(shmid, content.get(), ++dump.last_pages_id, dump.writer, dump.copier);
+  }
+}
+
 // Writes everything but the inventory while the tasks stand still.
 void store_container(Dump& dump, FrozenTree& tree) {
   refuse_sharing(tree);
@@ -230,6 +239,10 @@ void store_container(Dump& dump, FrozenTree& tree) {
   bool lone = tree.tasks().size() == 1;
   for (FrozenTask& task : tree.tasks()) store_task(dump, task, lone);
   store_namespaces(dump);
+  store_memory_files(dump);
+  std::set<pid_t> pids;
+  for (const FrozenTask& task : tree.tasks()) pids.insert(task.pid);
+  dump.files.check_processes(pids);
   Stopwatch watch;
   uint64_t total = dump.copier.bytes();
   dump.copier.save([&](uint64_t done) { dump.observer.progress(done, total); });

@@ -253,6 +253,10 @@ void check_in_place(const image::Checkpoint& checkpoint) {
       refuse(fmt::format("process {} had namespaces of its own", task.tree.pid()),
              "use stasis restore for this checkpoint");
   for (const image::TaskImage& task : checkpoint.tasks)
+    if (!task.dead() && checkpoint.files.at(task.mm.exe_file_id()).type() == image::MEMFD)
+      refuse(fmt::format("process {} runs a program that lies in memory only", task.tree.pid()),
+             "use stasis restore for this checkpoint");
+  for (const image::TaskImage& task : checkpoint.tasks)
     if (task.tree.sid() == 0 || task.tree.pgid() == 0)
       refuse(fmt::format("process {} belongs to a session outside of it", task.tree.pid()),
              "start the container detached, or with a terminal of its own");

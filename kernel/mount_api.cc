@@ -141,13 +141,19 @@ void make_tree_private(const std::string& path) {
        "make mounts private below", path);
 }
 
-void replace_root(int new_root, bool covered) {
+void replace_root(int new_root, bool covered, const std::function<void()>& meanwhile) {
   must(call(SYS_fchdir, new_root), "enter", "the new root");
   // Both arguments may be the same directory: the old root then lies on top of
   // the new one, where the next calls find it, what covers it first.
   must(call(SYS_pivot_root, ".", "."), "make the restored tree the root", "of the mount namespace");
+  if (meanwhile) {
+    meanwhile();
+    must(call(SYS_fchdir, new_root), "enter", "the new root");
+  }
   if (covered) detach_mount(".");
   detach_mount(".");
+  // In case it has entered other namespaces, and this one again by its old root.
+  if (meanwhile) must(call(SYS_chroot, "."), "enter", "the new root");
   must(call(SYS_chdir, "/"), "enter", "the new root");
 }
 

@@ -5,6 +5,7 @@
 #include <sys/mount.h>
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -65,8 +66,9 @@ void make_tree_private(const std::string& path);
 
 // The mount behind `new_root` becomes the root of this process and its
 // namespace; the old tree is detached. The working directory is the new root.
-// `covered`: a mount stands on the old root itself.
-void replace_root(int new_root, bool covered);
+// `covered`: a mount stands on the old root itself. `meanwhile`: to be done
+// when the new root is one, and the old one still there.
+void replace_root(int new_root, bool covered, const std::function<void()>& meanwhile = {});
 
 void detach_mount(const std::string& path);
 

@@ -70,6 +70,11 @@ OpenFile& Dumper::identify(UniqueFd duplicate, Probe probe) {
   return *open_files_.back();
 }
 
+void Dumper::note_locks(const Probe& probe, uint32_t table, const OpenFile& file, bool is_new) {
+  if (auto objection = lock_objection(probe, plan_)) throw refusal(probe.pid, *objection);
+  locks_.add(probe, plan_.root, table, file.id, is_new, file.fd.get());
+}
+
 void Dumper::descriptors(pid_t pid, int pidfd, uint32_t files_id) {
   if (!tables_done_.insert(files_id).second) return;
   holders_.push_back(pid);
@@ -84,14 +89,16 @@ void Dumper::descriptors(pid_t pid, int pidfd, uint32_t files_id) {
     image::FdinfoEntry entry;
     entry.set_fd(static_cast<uint32_t>(number));
     entry.set_flags(probe.cloexec() ? FD_CLOEXEC : 0);
-    const OpenFile& file = identify(std::move(duplicate), std::move(probe));
+    size_t known = open_files_.size();
+    const OpenFile& file = identify(std::move(duplicate), probe);
+    note_locks(probe, files_id, file, open_files_.size() > known);
     entry.set_id(file.id);
     entry.set_type(file.kind->type);
     writer_.append(stem, entry);
   }
 }
 
-uint32_t Dumper::path_file(const std::string& proc_link, uint32_t flags) {
+Dumper::PathFile Dumper::path_file(const std::string& proc_link, uint32_t flags) {
   OpenFile file;
   file.fd = kernel::open(proc_link, O_PATH);
   file.probe = probe_link(proc_link, file.fd.get());
@@ -99,16 +106,18 @@ uint32_t Dumper::path_file(const std::string& proc_link, uint32_t flags) {
   file.probe.info.flags = static_cast<int>(flags);
   const Probe& probe = file.probe;
   auto [id, is_new] = path_files_.try_emplace(
-      {probe.link, probe.device(), probe.stat.stx_ino, probe.info.mnt_id, flags}, 0);
+      {probe.link, probe.device(), probe.stat.stx_ino, probe.info.mnt_id, flags}, PathFile{});
   if (!is_new) return id->second;
-  if (!regular_kind.claims(probe))
+  file.kind = memfd_kind.claims(probe) ? &memfd_kind : &regular_kind;
+  if (!file.kind->claims(probe))
     throw Error("dump", proc_link).because(probe.link + " is no file that can be opened again");
-  file.id = id->second = next_id();
-  file.entry.set_type(image::REG);
+  file.id = next_id();
+  id->second = {file.id, file.kind->type};
+  file.entry.set_type(file.kind->type);
   file.entry.set_id(file.id);
-  regular_kind.dump(*this, file, file.entry);
+  file.kind->dump(*this, file, file.entry);
   add_entry(std::move(file.entry));
-  return file.id;
+  return id->second;
 }
 
 void Dumper::add_entry(image::FileEntry entry) { more_entries_.push_back(std::move(entry)); }
@@ -149,11 +158,31 @@ void Dumper::find_peers() {
   }
 }
 
+void Dumper::check_ghosts() const {
+  for (const auto& [file, holder] : expected_ghosts_)
+    if (!ghosts_.contains(file))
+      throw refusal(holder.pid,
+                    {fmt::format("watches a deleted file by inotify (descriptor {}) that nobody "
+                                 "has open",
+                                 holder.number),
+                     "let it watch files that have a name"});
+}
+
+void Dumper::check_processes(const std::set<pid_t>& dumped) const {
+  for (const auto& [pid, holder] : expected_processes_)
+    if (!dumped.contains(pid))
+      throw refusal(holder.pid, {fmt::format("holds a pidfd of process {} open as descriptor {}, "
+                                             "which is no part of the checkpoint",
+                                             pid, holder.number),
+                                 "end that process before the checkpoint"});
+}
+
 void Dumper::finish() {
   // What travels in a queue may be a socket with a queue of its own.
   for (size_t i = 0; i < open_files_.size(); ++i)
     if (open_files_[i]->kind == &unix_kind) dump_unix_queue(*this, *open_files_[i]);
   find_peers();
+  check_ghosts();
   describe_peers(*this, open_files_);
   for (auto& [inode, more] : unix_more_) {
     more.set_ino(inode);
@@ -162,9 +191,11 @@ void Dumper::finish() {
   dump_contents(writer_, open_files_);
   terminals_.finish(*this);
   connections_.store(plan_, open_files_, writer_);
+  for (const auto& lock : locks_.entries()) writer_.append("filelocks", lock);
   for (const auto& entry : more_entries_) writer_.append("files", entry);
   for (const auto& file : open_files_) writer_.append("files", file->entry);
   by_identity_.clear();
+  memory_.clear();
   open_files_.clear();
 }
 

@@ -5,6 +5,7 @@
 
 #include <array>
 
+#include "engine/files/locks.h"
 #include "engine/files/probe.h"
 #include "engine/files/standing.h"
 #include "engine/files/unsupported.h"
@@ -19,9 +20,10 @@ namespace stasis::engine::files {
 namespace {
 
 // The first that claims a descriptor has it.
-constexpr std::array<const FileKind*, 12> kinds = {
-    &pipe_kind, &eventfd_kind, &timerfd_kind, &signalfd_kind, &epoll_kind, &unix_kind,
-    &inet_kind, &netlink_kind, &packet_kind,  &terminal_kind, &fifo_kind,  &regular_kind,
+constexpr std::array<const FileKind*, 16> kinds = {
+    &pipe_kind,   &eventfd_kind,  &timerfd_kind, &signalfd_kind, &epoll_kind,   &unix_kind,
+    &inet_kind,   &netlink_kind,  &packet_kind,  &memfd_kind,    &inotify_kind, &pidfd_kind,
+    &nsfile_kind, &terminal_kind, &fifo_kind,    &regular_kind,
 };
 
 // Inodes. Descriptors and processes come and go: what is gone has none.
@@ -106,15 +108,12 @@ const FileKind* kind_of(image::FdTypes type) {
 
 std::optional<Objection> objection_to(const Probe& probe) {
   const FileKind* kind = kind_of(probe);
-  if (!kind) return unsupported(probe);
-  if (probe.info.find("lock"))
-    return Objection{"holds a file lock through " + probe.described(),
-                     "let the program release its locks before the checkpoint"};
-  return std::nullopt;
+  return kind ? std::nullopt : std::optional(unsupported(probe));
 }
 
 std::optional<Objection> objection_to(const Probe& probe, const Surroundings& around) {
   if (auto objection = objection_to(probe)) return objection;
+  if (auto objection = lock_objection(probe, around.plan())) return objection;
   const FileKind* kind = kind_of(probe);
   return kind->objection ? kind->objection(probe, around) : std::nullopt;
 }

@@ -78,7 +78,8 @@ std::optional<Objection> objection_to(const Probe& probe);
 std::optional<Objection> objection_to(const Probe& probe, const Surroundings& around);
 
 extern const FileKind regular_kind, pipe_kind, fifo_kind, eventfd_kind, timerfd_kind, signalfd_kind,
-    epoll_kind, unix_kind, inet_kind, netlink_kind, packet_kind, terminal_kind;
+    epoll_kind, unix_kind, inet_kind, netlink_kind, packet_kind, memfd_kind, inotify_kind,
+    pidfd_kind, nsfile_kind, terminal_kind;
 
 }  // namespace files
 }  // namespace stasis::engine

@@ -64,7 +64,8 @@ void write_ghost(Dumper& dumper, const OpenFile& file, uint32_t ghost) {
   entry.set_uid(dumper.ids().uid_inside(stat.stx_uid, file.probe.link));
   entry.set_gid(dumper.ids().gid_inside(stat.stx_gid, file.probe.link));
   entry.set_mode(stat.stx_mode);
-  entry.set_dev(static_cast<uint32_t>(file.probe.device()));
+  // As the kernel has it: watches of inotify are of the same number.
+  entry.set_dev(stat.stx_dev_major << 20 | stat.stx_dev_minor);
   entry.set_ino(stat.stx_ino);
   set_time(*entry.mutable_atim(), stat.stx_atime);
   set_time(*entry.mutable_mtim(), stat.stx_mtime);
@@ -224,6 +225,10 @@ UniqueFd make_linked(Restorer& restorer, const image::RegFileEntry& file, uint32
     made = link();
   }
   kernel::must(made, "link deleted file", name);
+  // A name that CRIU gave it for the time being goes, too, when all is done.
+  if (Place temporary(restorer.root_of(other), other.name());
+      std::string_view(temporary.base()).starts_with("link_remap."))
+    restorer.temporary_names().emplace_back(duplicate(temporary.dir()), temporary.base());
   return open_and_unlink(place, 0, name);
 }
 

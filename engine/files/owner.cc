@@ -23,7 +23,7 @@ kernel::ProcStatus status_of(pid_t pid) {
 
 }  // namespace
 
-pid_t as_seen_by(pid_t root, pid_t pid) {
+pid_t pid_inside(pid_t root, pid_t pid) {
   std::string path = fmt::format("/proc/{}/status", pid);
   if (kernel::call(SYS_faccessat, AT_FDCWD, path.c_str(), R_OK) < 0) return 0;
   size_t level = status_of(root).ns_pid.size() - 1;
@@ -44,7 +44,7 @@ image::FownEntry dump_owner(int fd, uint32_t flags, pid_t root) {
   f_owner_ex owner{};
   kernel::must(kernel::call(SYS_fcntl, fd, F_GETOWN_EX, &owner), "read the owner of", "a file");
   if (owner.pid == 0) return entry;
-  pid_t pid = as_seen_by(root, owner.pid);
+  pid_t pid = pid_inside(root, owner.pid);
   if (pid == 0) return entry;
   std::array<uint32_t, 2> uids{};
   kernel::must(kernel::call(SYS_fcntl, fd, get_owner_uids, uids.data()), "read the owner of",

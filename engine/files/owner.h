@@ -10,11 +10,11 @@
 
 namespace stasis::engine::files {
 
+// A process's id as `root` sees it; 0 where it can't.
+pid_t pid_inside(pid_t root, pid_t pid);
+
 // Of our duplicate `fd`. Pids and uids are written as the namespaces of `root` see them.
 image::FownEntry dump_owner(int fd, uint32_t flags, pid_t root);
-
-// The pid of a process as the pid namespace of `root` has it; 0 when it is not in it, or has ended.
-pid_t as_seen_by(pid_t root, pid_t pid);
 
 // `tasks`: pid in the container's root pid namespace -> pid in ours.
 void set_owner(int fd, const image::FownEntry& owner, const std::map<pid_t, pid_t>& tasks,

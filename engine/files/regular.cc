@@ -4,7 +4,9 @@
 #include <fmt/core.h>
 #include <sys/syscall.h>
 
+#include "engine/files/dead_task.h"
 #include "engine/files/dumper.h"
+#include "engine/files/memfd.h"
 #include "engine/files/nameless.h"
 #include "engine/files/owner.h"
 #include "engine/files/reopen.h"
@@ -27,7 +29,7 @@ bool harmless(const struct statx& stat) {
 }
 
 bool claims(const Probe& probe) {
-  if (!probe.by_path() || is_memory_file(probe)) return false;
+  if (!probe.by_path() || memory_file(probe)) return false;
   return harmless(probe.stat) || (probe.flags() & O_PATH);
 }
 
@@ -71,8 +73,26 @@ void set_position(int fd, const image::RegFileEntry& entry) {
                entry.name());
 }
 
+// Of a process that has ended.
+UniqueFd make_dead(Restorer& restorer, const image::RegFileEntry& reg, uint32_t pid) {
+  auto init = static_cast<pid_t>(restorer.image().root().tree.pid());
+  return restorer.later().open([&restorer, &reg, init, pid](const Pids& pids) {
+    UniqueFd fd;
+    with_process(pids.at(init), static_cast<pid_t>(pid), [&] {
+      fd = kernel::open_in(restorer.root_of(reg), below_root(reg.name()),
+                           static_cast<int>(lasting_flags(reg.flags()) | O_NOCTTY),
+                           RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS);
+    });
+    set_position(fd.get(), reg);
+    return fd;
+  });
+}
+
 UniqueFd make(Restorer& restorer, const image::FileEntry& entry) {
   const image::RegFileEntry& reg = entry.reg();
+  const image::RemapFilePathEntry* remap = remap_of(restorer, reg.id());
+  if (remap && remap->remap_type() == image::PROCFS)
+    return make_dead(restorer, reg, remap->remap_id());
   UniqueFd fd = open_path(restorer, reg, reg.flags());
   set_position(fd.get(), reg);
   if (!(reg.flags() & O_PATH)) restorer.restore_owner(fd.get(), reg.fown());
@@ -110,7 +130,7 @@ void describe_path(Dumper& dumper, const OpenFile& file, image::RegFileEntry& en
   entry.set_id(id);
   entry.set_flags(probe.flags());
   entry.set_name(standing.name);
-  entry.set_mnt_id(standing.mount_id);
+  entry.set_mnt_id(standing.mount);
   entry.set_mode(probe.stat.stx_mode);
   if (probe.is(S_IFREG) && size_matters(probe.flags())) entry.set_size(probe.stat.stx_size);
   bool unseekable = probe.is(S_IFCHR) && probe.stat.stx_rdev_minor == kmsg_minor;
@@ -118,6 +138,12 @@ void describe_path(Dumper& dumper, const OpenFile& file, image::RegFileEntry& en
   *entry.mutable_fown() =
       dump_owner(file.fd.get(), probe.number < 0 ? O_PATH : probe.flags(), dumper.plan().root);
   if (standing.ghost) dump_ghost(dumper, file, id);
+  if (!standing.dead) return;
+  image::RemapFilePathEntry remap;
+  remap.set_orig_id(id);
+  remap.set_remap_id(static_cast<uint32_t>(*standing.dead));
+  remap.set_remap_type(image::PROCFS);
+  dumper.writer().append("remap-fpath", remap);
 }
 
 UniqueFd find_path(Restorer& restorer, const image::RegFileEntry& entry, mode_t type) {

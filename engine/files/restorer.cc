@@ -9,6 +9,7 @@
 
 #include "engine/files/epoll.h"
 #include "engine/files/file_kind.h"
+#include "engine/files/memfd.h"
 #include "engine/files/owner.h"
 #include "engine/files/regular.h"
 #include "engine/files/reopen.h"
@@ -26,15 +27,13 @@ Restorer::Restorer(const image::Checkpoint& image, const RestorePlan& plan, Log&
 
 Restorer::~Restorer() = default;
 
-int Restorer::root_of(const image::RegFileEntry& file) const {
-  return root_of_mount(file.mnt_id());
-}
+int Restorer::root_of(const image::RegFileEntry& file) const { return root_of(file.mnt_id()); }
 
-int Restorer::root_of_mount(int32_t mnt_id) const {
+int Restorer::root_of(int id) const {
   if (root_ < 0) throw Error("open the container's files", "").because("it has no root yet");
   for (const auto& [ns_id, root] : nested_roots_)
     for (const image::MntEntry& mount : image_.mounts.at(ns_id))
-      if (mnt_id >= 0 && mount.mnt_id() == static_cast<uint32_t>(mnt_id)) return root.get();
+      if (id >= 0 && mount.mnt_id() == static_cast<uint32_t>(id)) return root.get();
   return root_;
 }
 
@@ -72,6 +71,7 @@ int Restorer::get(uint32_t file_id) {
 
 UniqueFd Restorer::open_for_mapping(uint32_t file_id, uint32_t fdflags) {
   const image::FileEntry& wanted = entry(file_id);
+  if (wanted.type() == image::MEMFD) return open_memory(*this, wanted.memfd(), fdflags);
   if (wanted.type() != image::REG)
     throw Error("map", fmt::format("file {}", file_id))
         .because(
@@ -138,21 +138,29 @@ void Restorer::restore_owner(int fd, const image::FownEntry& owner) {
 }
 
 void Restorer::set_owners(const std::map<pid_t, pid_t>& tasks) {
-  for (const auto& action : later_) action();
-  later_.clear();
+  for (const auto& action : when_made_) action();
+  when_made_.clear();
   for (const auto& [fd, owner] : owners_) set_owner(fd, owner, tasks, ids_);
   owners_.clear();
 }
 
 void Restorer::close_all() {
+  open_watch_targets(*this);
+  for (const auto& [directory, name] : temporary_names_)
+    kernel::must(kernel::call(SYS_unlinkat, directory.get(), name.c_str(), 0),
+                 "unlink the temporary name", name);
+  temporary_names_.clear();
   owners_.clear();
-  later_.clear();
+  when_made_.clear();
   made_.clear();
   pipes_.clear();
   fifos_.clear();
   unix_family_.reset();
   nameless_.clear();
   terminals_.close_all();
+  memory_files_.clear();
+  // Last of all: closing files is something to be told of, too.
+  set_watches(pending_watches_);
 }
 
 }  // namespace stasis::engine::files

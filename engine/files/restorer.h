@@ -14,6 +14,8 @@
 #include "base/log.h"
 #include "base/unique_fd.h"
 #include "engine/files/connections.h"
+#include "engine/files/inotify.h"
+#include "engine/files/later.h"
 #include "engine/files/socket_queue.h"
 #include "engine/files/terminal.h"
 #include "engine/namespaces/userns.h"
@@ -36,6 +38,14 @@ class UnixFamily;
 struct PipeEnds {
   UniqueFd fd[2];
   bool taken[2] = {};
+};
+
+// A memory file that is being made again: its first open file, and whether an
+// entry of the image has it.
+struct MemoryFile {
+  const image::MemfdInodeEntry* inode = nullptr;
+  UniqueFd fd;
+  bool taken = false;
 };
 
 class Restorer {
@@ -109,8 +119,8 @@ class Restorer {
   Log& log() { return log_; }
   const userns::IdMap& ids() const { return ids_; }
   // That its path leads from (borrowed); throws before set_root().
+  int root_of(int mount) const;
   int root_of(const image::RegFileEntry& file) const;
-  int root_of_mount(int32_t mnt_id) const;
   const std::map<uint32_t, image::FileEntry>& entries() const;
   const image::FileEntry& entry(uint32_t file_id) const;
   // The inherited descriptor (borrowed) that stands for `key`, or -1.
@@ -122,10 +132,16 @@ class Restorer {
   std::map<std::pair<image::RemapType, uint32_t>, UniqueFd>& nameless() { return nameless_; }
   // All unix sockets, made when the first is asked for; what waits in sockets.
   UnixFamily& unix_family();
+  std::map<uint32_t, MemoryFile>& memory_files() { return memory_files_; }  // by inode_id
+  std::vector<PendingWatch>& pending_watches() { return pending_watches_; }
+  Later& later() { return later_; }
+  std::map<uint32_t, UniqueFd>& dead_pidfds() { return dead_pidfds_; }  // by file id
+  // To be unlinked in the end: directory and name.
+  std::vector<std::pair<UniqueFd, std::string>>& temporary_names() { return temporary_names_; }
   const std::vector<SocketPacket>& socket_packets();
   void in_network(const std::function<void()>& action) const;
   // What may only be done to a file when all others exist.
-  void when_all_are_made(std::function<void()> action) { later_.push_back(std::move(action)); }
+  void when_all_are_made(std::function<void()> action) { when_made_.push_back(std::move(action)); }
   // Notes F_SETOWN's part for set_owners(), does F_SETSIG's at once.
   void restore_owner(int fd, const image::FownEntry& owner);
 
@@ -137,7 +153,11 @@ class Restorer {
   int root_ = -1, network_ = -1;
   std::map<uint32_t, UniqueFd> made_, hidden_, nested_roots_;
   std::map<uint32_t, PipeEnds> pipes_;
-  std::map<uint32_t, UniqueFd> fifos_;
+  std::map<uint32_t, UniqueFd> fifos_, dead_pidfds_;
+  std::vector<PendingWatch> pending_watches_;
+  std::vector<std::pair<UniqueFd, std::string>> temporary_names_;
+  Later later_;
+  std::map<uint32_t, MemoryFile> memory_files_;
   std::unique_ptr<UnixFamily> unix_family_;
   std::optional<std::vector<SocketPacket>> packets_;
   std::optional<std::map<const image::TaskImage*, std::vector<Watch>>> watches_;
@@ -145,7 +165,7 @@ class Restorer {
   Terminals terminals_{*this};
   std::vector<std::pair<int, image::FownEntry>> owners_;
   RestoredConnections connections_;
-  std::vector<std::function<void()>> later_;
+  std::vector<std::function<void()>> when_made_;
 };
 
 }  // namespace stasis::engine::files

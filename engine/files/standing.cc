@@ -2,6 +2,8 @@
 
 #include <fmt/core.h>
 
+#include "engine/files/dead_task.h"
+#include "engine/files/names.h"
 #include "engine/mounts/spaces.h"
 #include "engine/mounts/tree.h"
 #include "engine/plan.h"
@@ -12,14 +14,6 @@ namespace stasis::engine::files {
 namespace {
 
 constexpr std::string_view deleted = " (deleted)";
-
-// Their servers may be frozen, or far away: never asked for anything.
-bool is_remote(const std::string& fstype) {
-  for (std::string_view name :
-       {"fuse", "nfs", "cifs", "smb3", "ceph", "9p", "autofs", "virtiofs", "afs", "lustre"})
-    if (fstype.starts_with(name)) return true;
-  return false;
-}
 
 Objection about(const Probe& probe, const std::string& what, const std::string& remedy) {
   return {fmt::format("holds {} open, {}", probe.described(), what), remedy};
@@ -44,6 +38,45 @@ bool same_file(const struct statx& a, const struct statx& b) {
     return a.stx_rdev_major == b.stx_rdev_major && a.stx_rdev_minor == b.stx_rdev_minor;
   return a.stx_ino == b.stx_ino && a.stx_dev_major == b.stx_dev_major &&
          a.stx_dev_minor == b.stx_dev_minor;
+}
+
+// Another name of a file, if it is on that mount at or beneath `path`.
+std::optional<std::string> other_name(const Probe& probe, const mounts::Space& space,
+                                      const mountmap::Mount& mount, const std::string& path,
+                                      const Surroundings& around) {
+  if (space.table->at(path)->id != mount.id) return std::nullopt;
+  long top = kernel::try_open_in(around.root(space), path, O_PATH | O_NOFOLLOW,
+                                 RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS);
+  if (top < 0) return std::nullopt;
+  UniqueFd held(static_cast<int>(top));
+  auto is_it = [&](int fd) { return same_file(kernel::stat_fd(fd), probe.stat); };
+  if (is_it(held.get())) return path;
+  if (!S_ISDIR(kernel::stat_fd(held.get()).stx_mode)) return std::nullopt;
+  auto below = find_beneath(held.get(), {probe.stat.stx_ino, mount.fstype == "overlay", is_it});
+  if (!below) return std::nullopt;
+  return (path == "/" ? "" : path) + *below;
+}
+
+// Of a file that has lost the name it is open under: on any mount of its file
+// system that the container sees, most probably nearby.
+bool find_other_name(const Probe& probe, const mounts::Place& own, const Surroundings& around,
+                     Standing& standing) {
+  auto found = [&](const mounts::Space& space, const mountmap::Mount& mount,
+                   const std::string& path) {
+    auto name = other_name(probe, space, mount, path, around);
+    if (!name) return false;
+    standing.name = *name;
+    standing.mount = mount.id;
+    return true;
+  };
+  std::string directory = standing.name.substr(0, standing.name.rfind('/'));
+  if (!directory.empty() && found(own.space, *own.mount, directory)) return true;
+  for (const mounts::Space& space : mounts::spaces_of(around.plan()))
+    for (const mountmap::Mount& mount : space.table->mounts())
+      if (mount.major == own.mount->major && mount.minor == own.mount->minor &&
+          found(space, mount, mount.mountpoint))
+        return true;
+  return false;
 }
 
 // What the name leads to now on the mount that the file is on, though others may
@@ -72,6 +105,13 @@ const mountmap::Mount* queue_mount(const Probe& probe, const DumpPlan& plan) {
 
 }  // namespace
 
+bool is_remote(const std::string& fstype) {
+  for (std::string_view name :
+       {"fuse", "nfs", "cifs", "smb3", "ceph", "9p", "autofs", "virtiofs", "afs", "lustre"})
+    if (fstype.starts_with(name)) return true;
+  return false;
+}
+
 void tell_inside(Probe& probe, const Surroundings& around) {
   const DumpPlan& plan = around.plan();
   if (!plan.find_mapped_file) return;
@@ -95,11 +135,6 @@ void tell_inside(Probe& probe, const Surroundings& around) {
   probe.stat.stx_nlink = 0;
 }
 
-bool is_memory_file(const Probe& probe) {
-  return probe.link.starts_with("/memfd:") && probe.link.ends_with(deleted) &&
-         probe.stat.stx_nlink == 0;
-}
-
 UniqueFd open_container_root(const DumpPlan& plan) {
   std::string link = fmt::format("/proc/{}/root", plan.root);
   // The kernel tells paths from the root of the mount namespace.
@@ -110,14 +145,15 @@ UniqueFd open_container_root(const DumpPlan& plan) {
 }
 
 Standing standing_of(const Probe& probe, const Surroundings& around) {
-  Standing standing{
-      .name = probe.link, .mount_id = probe.info.mnt_id, .ghost = false, .objection = {}};
+  Standing standing;
+  standing.name = probe.link;
+  standing.mount = probe.info.mnt_id;
   mounts::Place place = mounts::find_mount(around.plan(), probe.info.mnt_id);
   if (!place.mount) {
     if (const mountmap::Mount* queues = queue_mount(probe, around.plan())) {
       place = mounts::find_mount(around.plan(), queues->id);
       standing.name = queues->mountpoint + probe.link;
-      standing.mount_id = queues->id;
+      standing.mount = queues->id;
     }
   }
   const mountmap::Mount* mount = place.mount;
@@ -152,17 +188,23 @@ Standing standing_of(const Probe& probe, const Surroundings& around) {
   }
   if (found && same_file(*found, probe.stat)) return standing;
   if (in_proc && !found) {
+    if (suffix) standing.name.resize(standing.name.size() - deleted.size());
+    standing.dead = process_of(standing.name, mount->mountpoint);
+    if (standing.dead) return standing;
     standing.objection = about(probe, "which belongs to a process that has ended", "close it");
     return standing;
   }
+  bool may_have_others = mount->fstype != "overlay" || probe.stat.stx_nlink > 1;
+  if (suffix && may_have_others && find_other_name(probe, place, around, standing)) return standing;
   // A file from a lower layer keeps its link count when it is deleted.
   if (suffix && mount->fstype == "overlay") {
     standing.name.resize(standing.name.size() - deleted.size());
     return as_ghost(probe, std::move(standing), around);
   }
   if (suffix)
-    standing.objection = about(
-        probe, "whose name was removed while other names of the same file remain", "close it");
+    standing.objection =
+        about(probe, "whose name was removed while it has others that the container doesn't see",
+              "close it");
   else if (found)
     standing.objection = about(probe, "which something mounted over it now covers",
                                "unmount what covers it, or close it");

@@ -10,9 +10,10 @@
 namespace stasis::engine::files {
 
 struct Standing {
-  std::string name;    // path within the container, without " (deleted)"
-  int mount_id = -1;   // of the mount that the path leads to
-  bool ghost = false;  // it has no name any more: its content must go into the image
+  std::string name;             // path within the container, without " (deleted)"
+  int mount = 0;                // that it is found on
+  std::optional<pid_t> dead{};  // process that has ended, of whose /proc files it is one
+  bool ghost = false;           // it has no name any more: its content must go into the image
   std::optional<Objection> objection;
 };
 
@@ -22,8 +23,8 @@ Standing standing_of(const Probe& probe, const Surroundings& around);
 // made to tell what the container sees.
 void tell_inside(Probe& probe, const Surroundings& around);
 
-// memfd_create(), shared anonymous memory: their paths are none.
-bool is_memory_file(const Probe& probe);
+// Their servers may be frozen, or far away: never asked for anything.
+bool is_remote(const std::string& fstype);
 
 // The root task's / as an O_PATH descriptor. Throws Error where paths inside
 // the container could not be told.

@@ -221,7 +221,7 @@ void UnixFamily::check_outside(const Member& member) const {
 
 void UnixFamily::connect_outside(Member& member) {
   const image::UnixSkEntry& outside = *outside_.at(member.entry->peer());
-  long result = connect_from_root(member.fd, restorer_.root_of_mount(-1), outside.name());
+  long result = connect_from_root(member.fd, restorer_.root_of(-1), outside.name());
   if (result < 0)
     throw trouble(*member.entry, "it can't be connected again to " + shown_name(outside.name()))
         .with_errno(static_cast<int>(-result));

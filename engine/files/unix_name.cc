@@ -215,7 +215,7 @@ void UnixNames::bind(int socket, const image::UnixSkEntry& entry, const std::str
     return;
   }
   if (entry.deleted()) return bind_aside(socket, entry);
-  int root = restorer_.root_of_mount(entry.mnt_id());
+  int root = restorer_.root_of(entry.mnt_id());
   if (path.empty())
     bind_from(root, socket, entry);
   else

@@ -198,7 +198,7 @@ class Queue {
 
   // A sender that has ended has no pid any more that could be told.
   void describe(const ucred& sender, image::UnixDoerEntry& entry) const {
-    pid_t pid = sender.pid ? as_seen_by(dumper_.plan().root, sender.pid) : 0;
+    pid_t pid = sender.pid ? pid_inside(dumper_.plan().root, sender.pid) : 0;
     entry.set_pid(static_cast<uint32_t>(pid));
     entry.set_uid(dumper_.ids().find_uid_inside(sender.uid).value_or(sender.uid));
     entry.set_gid(dumper_.ids().find_gid_inside(sender.gid).value_or(sender.gid));

@@ -16,11 +16,9 @@ struct Name {
 
 constexpr Name anonymous[] = {
     {"[io_uring]", "an io_uring"},
-    {"inotify", "an inotify instance"},
     {"[fanotify]", "a fanotify instance"},
     {"[userfaultfd]", "a userfaultfd"},
     {"[perf_event]", "a performance counter"},
-    {"[pidfd]", "a pidfd"},
     {"bpf-map", "a BPF map"},
     {"bpf-prog", "a BPF program"},
     {"bpf_link", "a BPF link"},
@@ -70,10 +68,6 @@ Objection unsupported(const Probe& probe) {
     return {fmt::format("holds the terminal {} open as descriptor {}, which is the machine's own",
                         probe.link, probe.number),
             "close it before the checkpoint; only pseudoterminals can be written down"};
-  if (probe.link.starts_with("/memfd:"))
-    return {fmt::format("holds an anonymous memory file ({}) open as descriptor {}", probe.link,
-                        probe.number),
-            "it cannot be written down yet"};
   if (probe.is(S_IFCHR) || probe.is(S_IFBLK))
     return {fmt::format("holds the device {} ({}:{}) open as descriptor {}", probe.link,
                         probe.stat.stx_rdev_major, probe.stat.stx_rdev_minor, probe.number),

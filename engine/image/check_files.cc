@@ -1,4 +1,5 @@
 // Open files, descriptors, and what they refer to.
+#include <fcntl.h>
 #include <google/protobuf/descriptor.h>
 
 #include <algorithm>
@@ -156,6 +157,17 @@ void check_kind(const Checkpoint& image, const FileEntry& file) {
     case TIMERFD:
       return expect_file(file.tfd().vnsec() < nsec_per_sec && file.tfd().insec() < nsec_per_sec, id,
                          "a billion nanoseconds or more");
+    case INOTIFY:
+      for (const InotifyWdEntry& watch : file.ify().wd()) {
+        const FhEntry& place = watch.f_handle();
+        expect_file(watch.wd() > 0 && watch.wd() <= INT32_MAX, id, "watch {}", watch.wd());
+        expect_file(!place.has_path() || is_clean_path(place.path()), id,
+                    "watches {}, which is no clean path", place.path());
+      }
+      return;
+    case PIDFD:
+      return expect_file(file.pidfd().nspid() == -1 || file.pidfd().nspid() > 0, id,
+                         "pidfd of process {}", file.pidfd().nspid());
     case EVENTPOLL:
       for (const EventpollTfdEntry& target : file.epfd().tfd())
         expect_file(target.tfd() < descriptor_limit, id, "watches descriptor {}", target.tfd());
@@ -220,7 +232,39 @@ void check_remaps(const Checkpoint& image) {
     } else if (is_old || remap.remap_type() == LINKED) {
       expect(is_regular(image, remap.remap_id()), "remap-fpath", at,
              "remap_id {} is no regular file", remap.remap_id());
+    } else {
+      constexpr uint32_t highest_pid = 1u << 22;
+      expect(remap.remap_id() > 0 && remap.remap_id() < highest_pid, "remap-fpath", at,
+             "remap_id {} is no process", remap.remap_id());
     }
+  }
+}
+
+void check_memfds(const Checkpoint& image) {
+  constexpr uint32_t known_seals = 0x3f;
+  constexpr size_t longest_name = 249;  // memfd_create()'s
+  std::unordered_set<uint64_t> ids;
+  for (size_t i = 0; i < image.memfds.size(); ++i) {
+    const MemfdInodeEntry& memfd = image.memfds[i];
+    auto at = static_cast<int64_t>(i);
+    expect(ids.insert(memfd.inode_id()).second, "memfd", at, "inode_id {} again", memfd.inode_id());
+    expect(memfd.name().size() <= longest_name && memfd.name().find('\0') == std::string::npos,
+           "memfd", at, "a name that no memory file can have");
+    expect(memfd.size() <= INT64_MAX, "memfd", at, "size {}", memfd.size());
+    expect((memfd.seals() & ~known_seals) == 0, "memfd", at, "seals {:#x}", memfd.seals());
+    expect(memfd.hugetlb_flag() == 0, "memfd", at, "huge pages are not supported yet");
+  }
+}
+
+void check_lock_holder(const Checkpoint& image, const FileLockEntry& lock, int64_t at) {
+  for (const TaskImage& task : image.tasks) {
+    if (static_cast<int64_t>(task.tree.pid()) != lock.pid()) continue;
+    auto same = [&](const FdinfoEntry& fd) { return fd.fd() == static_cast<uint32_t>(lock.fd()); };
+    auto fd = std::find_if(task.fds.begin(), task.fds.end(), same);
+    expect(fd != task.fds.end(), "filelocks", at, "process {} has no descriptor {}", lock.pid(),
+           lock.fd());
+    expect(lock.flag() != lock_lease || is_regular(image, fd->id()), "filelocks", at,
+           "a lease on what is no regular file");
   }
 }
 
@@ -232,8 +276,18 @@ void check_locks(const Checkpoint& image) {
     };
     expect(has_id(image.tasks, owner), "filelocks", static_cast<int64_t>(i),
            "pid {} is not in pstree.img", lock.pid());
-    expect(lock.fd() >= 0 && lock.start() >= 0, "filelocks", static_cast<int64_t>(i),
-           "fd {}, start {}", lock.fd(), lock.start());
+    auto at = static_cast<int64_t>(i);
+    expect(lock.fd() >= 0 && lock.start() >= 0 && lock.len() >= 0 &&
+               lock.len() <= INT64_MAX - lock.start(),
+           "filelocks", at, "fd {}, start {}, length {}", lock.fd(), lock.start(), lock.len());
+    bool lease = lock.flag() == lock_lease;
+    expect(
+        lease || lock.flag() == lock_posix || lock.flag() == lock_flock || lock.flag() == lock_ofd,
+        "filelocks", at, "flag {}", lock.flag());
+    uint32_t type = lock.type() & ~(lease ? lease_breaking : 0);
+    expect(type == F_RDLCK || type == F_WRLCK || (lease && type == F_UNLCK), "filelocks", at,
+           "type {}", lock.type());
+    check_lock_holder(image, lock, at);
   }
 }
 
@@ -257,6 +311,7 @@ void check_files(const Checkpoint& image) {
   check_pipe_data("fifo-data", image.fifos);
   check_queues(image);
   check_remaps(image);
+  check_memfds(image);
   check_locks(image);
 }
 

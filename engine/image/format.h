@@ -44,6 +44,10 @@ enum VmaStatus : uint32_t {
   vma_uprobes = 1u << 17,
 };
 
+// FileLockEntry.flag: its kind; and of its type, beside F_RDLCK and the like.
+enum LockKind : uint32_t { lock_posix = 1, lock_flock = 2, lock_ofd = 4, lock_lease = 8 };
+constexpr uint32_t lease_breaking = 4;
+
 // PagemapEntry.flags
 enum PagemapFlag : uint32_t {
   page_in_parent = 1u << 0,

@@ -379,27 +379,32 @@ uint64_t store_shared(uint64_t shmid, int fd, uint32_t pages_id, image::ImageWri
 
 namespace {
 
-// Through `piece`, whose place is where the area begins.
-void fill_area(const image::PagemapImage& pagemap, PageCopier::Piece piece, PageCopier& copier) {
+// Through `piece`, whose place is where the area of `size` bytes begins.
+void fill_area(const image::PagemapImage& pagemap, PageCopier::Piece piece, uint64_t size,
+               PageCopier& copier) {
   const uint64_t start = piece.address;
   for (const image::PagemapEntry& entry : pagemap.entries) {
     if (!image::is_present(entry)) continue;
+    const uint64_t bytes = image::page_count(entry) * page_size;
     piece.address = start + entry.vaddr();
-    piece.size = image::page_count(entry) * page_size;
+    piece.size = std::min(bytes, size - std::min(size, entry.vaddr()));
     copier.add(piece);
-    piece.offset += piece.size;
+    piece.offset += bytes;
   }
 }
 
 }  // namespace
 
-void fill_shared(const image::PagemapImage& pagemap, int fd, int pages, PageCopier& copier) {
-  fill_area(pagemap, {PageCopier::Through::file, 0, fd, 0, pages, 0, 0}, copier);
+void fill_shared(const image::PagemapImage& pagemap, int fd, uint64_t size, int pages,
+                 PageCopier& copier) {
+  fill_area(pagemap, {PageCopier::Through::file, 0, fd, 0, pages, 0, 0}, size, copier);
 }
 
 void fill_mapped(const image::PagemapImage& pagemap, uint64_t address, int pages,
                  PageCopier& copier) {
-  fill_area(pagemap, {PageCopier::Through::process_vm, getpid(), -1, address, pages, 0, 0}, copier);
+  constexpr uint64_t all = UINT64_MAX;
+  fill_area(pagemap, {PageCopier::Through::process_vm, getpid(), -1, address, pages, 0, 0}, all,
+            copier);
 }
 
 }  // namespace stasis::engine

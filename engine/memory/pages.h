@@ -89,10 +89,11 @@ uint64_t store_pages(FrozenTask& task, const image::MmEntry& mm,
 void fill_pages(const image::TaskImage& task, pid_t pid, int pages,
                 const std::vector<PageRange>& there, int mem, PageCopier& copier);
 
-// Same for a shared anonymous area behind `fd`.
+// Same for a shared anonymous area or memory file behind `fd`, of `size` bytes.
 uint64_t store_shared(uint64_t shmid, int fd, uint32_t pages_id, image::ImageWriter& writer,
                       PageCopier& copier);
-void fill_shared(const image::PagemapImage& pagemap, int fd, int pages, PageCopier& copier);
+void fill_shared(const image::PagemapImage& pagemap, int fd, uint64_t size, int pages,
+                 PageCopier& copier);
 // Huge pages of hugetlbfs can't be written through a descriptor: same for an
 // area that we have mapped at `address`.
 void fill_mapped(const image::PagemapImage& pagemap, uint64_t address, int pages,

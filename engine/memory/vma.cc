@@ -107,13 +107,16 @@ uint32_t kernel_status(const MappedArea& area) {
   return 0;
 }
 
-void store_file(const FrozenTask& task, const MappedArea& area, files::Dumper& files,
+// Whether the file is a memory file.
+bool store_file(const FrozenTask& task, const MappedArea& area, files::Dumper& files,
                 VmaEntry* vma) {
   std::string link = fmt::format("/proc/{}/map_files/{:x}-{:x}", task.pid, area.start, area.end);
   // Only a shared mapping that can ever be written needs the file open for that.
   uint32_t flags = area.shared && area.flags.has("mw") ? O_RDWR : O_RDONLY;
-  vma->set_shmid(files.path_file(link, flags));
   vma->set_fdflags(flags);
+  auto file = files.path_file(link, flags);
+  vma->set_shmid(file.id);
+  return file.type == image::MEMFD;
 }
 
 void store_vma(const FrozenTask& task, const MappedArea& area, files::Dumper& files,
@@ -158,7 +161,7 @@ void store_vma(const FrozenTask& task, const MappedArea& area, files::Dumper& fi
     vma->set_shmid(area.inode);
   } else if (area.inode != 0) {
     status = image::vma_regular | (area.shared ? image::vma_file_shared : image::vma_file_private);
-    store_file(task, area, files, vma);
+    if (store_file(task, area, files, vma)) status |= image::vma_memfd;
   } else {
     status = image::vma_regular | image::vma_anon_private;
     if (area.path == "[heap]") status |= image::vma_heap;
@@ -223,7 +226,7 @@ void store_mm(const FrozenTask& task, uint64_t brk, files::Dumper& files, image:
     mm->add_mm_saved_auxv(auxv[i]);
     mm->add_mm_saved_auxv(auxv[i + 1]);
   }
-  mm->set_exe_file_id(files.path_file(fmt::format("/proc/{}/exe", task.pid), O_RDONLY));
+  mm->set_exe_file_id(files.path_file(fmt::format("/proc/{}/exe", task.pid), O_RDONLY).id);
   if (task.status.thp_enabled) mm->set_thp_disabled(!*task.status.thp_enabled);
 }
 

@@ -349,9 +349,16 @@ Built Builder::build() {
     staging.attach(mount.get());
     return mount;
   };
-  restore_propagation(state.tree, state.mounts, state.sources, state.namespaces(), wide_mount,
-                      state.log);
-  kernel::replace_root(state.mounts[state.tree.roots[0]].get(), staging.covers_root());
+  auto namespaces = state.namespaces();
+  auto propagate = [&] {
+    restore_propagation(state.tree, state.mounts, state.sources, namespaces, wide_mount, state.log);
+  };
+  // A shared mount can't become the root.
+  int root = state.tree.roots[0];
+  bool shared_root = state.tree.nodes[root].entry->shared_id() != 0;
+  if (!shared_root) propagate();
+  kernel::replace_root(state.mounts[root].get(), staging.covers_root(),
+                       shared_root ? propagate : std::function<void()>());
   state.log.info("{} mounts rebuilt", state.tree.nodes.size());
   Built built = std::move(state.built);
   state_.reset();

@@ -63,13 +63,9 @@ void restore_limits(const image::TaskCoreEntry& core, pid_t pid, const std::stri
   }
 }
 
-void restore_proc_values(const image::TaskCoreEntry& core, const userns::IdMap& ids, int proc,
-                         Log& log) {
+void restore_proc_values(const image::TaskCoreEntry& core, int proc, Log& log) {
   if (core.has_oom_score_adj())
     restore_value(proc, "oom_score_adj", std::to_string(core.oom_score_adj()), log);
-  if (core.has_loginuid())
-    restore_value(proc, "loginuid",
-                  std::to_string(ids.uid_outside(core.loginuid(), "the login session")), log);
 }
 
 void lower_limits(const image::TaskCoreEntry& core, const std::string& current,

@@ -14,8 +14,7 @@ void store_limits(const FrozenTask& task, const userns::IdMap& ids, image::TaskC
 void restore_limits(const image::TaskCoreEntry& core, pid_t pid, const std::string& name);
 
 // Through /proc/PID: what only we may write.
-void restore_proc_values(const image::TaskCoreEntry& core, const userns::IdMap& ids, int proc,
-                         Log& log);
+void restore_proc_values(const image::TaskCoreEntry& core, int proc, Log& log);
 
 // The same for a task whose limits and values config.json gives it: what the
 // image has is set as far as that is no more. `current` is its /proc/PID/limits.

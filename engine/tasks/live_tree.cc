@@ -11,6 +11,7 @@
 
 #include <algorithm>
 
+#include "engine/tasks/signals.h"
 #include "kernel/fs.h"
 #include "kernel/proc_status.h"
 
@@ -239,7 +240,8 @@ std::map<pid_t, pid_t> LiveTree::pids() const {
 
 void LiveTree::release() {
   for (LiveTask& task : tasks_)
-    if (task.image->stopped()) kernel::call(SYS_kill, task.pid, SIGSTOP);
+    if (int signal = stop_signal(checkpoint_, *task.image))
+      kernel::call(SYS_kill, task.pid, signal);
   // The init last: as long as we hold it our death is the death of all.
   for (auto task = tasks_.rbegin(); task != tasks_.rend(); ++task)
     for (auto thread = task->threads.rbegin(); thread != task->threads.rend(); ++thread)

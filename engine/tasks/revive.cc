@@ -17,6 +17,8 @@
 
 #include "base/text.h"
 #include "engine/files/fd_moves.h"
+#include "engine/files/locks.h"
+#include "engine/files/memfd.h"
 #include "engine/image/format.h"
 #include "engine/memory/vdso.h"
 #include "engine/memory/vma.h"
@@ -130,6 +132,8 @@ struct Revival::Descriptors {
   std::map<size_t, int> of_vma;  // index of the VMA -> number
   int exe = -1, cwd = -1, root = -1;
   int mounts = -1;  // the mount namespace, where it isn't the root task's
+  int login = -1;   // its /proc/PID/loginuid, which only the task itself may write
+  UniqueFd login_file;
   std::vector<files::FdMove> moves;
 
   int add(int fd) {
@@ -221,7 +225,7 @@ int Revival::shared_area(uint64_t shmid) {
     if (huge)
       fill_mapped(image->second, start, pages_.back().get(), t_.copier);
     else
-      fill_shared(image->second, area.get(), pages_.back().get(), t_.copier);
+      fill_shared(image->second, area.get(), size, pages_.back().get(), t_.copier);
   }
   return area.get();
 }
@@ -276,14 +280,18 @@ Revival::Descriptors& Revival::descriptors_of(const image::TaskImage& image) {
 
 void Revival::fill(LiveTree& tree,
                    const std::function<void(uint64_t done, uint64_t total)>& progress) {
+  t_.files.later().set_pids(tree.pids());
   const userns::IdMap ids(t_.checkpoint.userns);
   TaskDoer doer(tree, t_.trampoline, t_.sender, ids, t_.log);
   t_.files.unite_sockets(doer);
   for (LiveTask& task : tree.tasks()) lay_out_memory(task);
+  fill_memory_files();
   uint64_t total = t_.copier.bytes();
   t_.copier.fill([&](uint64_t done) { progress(done, total); });
+  files::seal_memory(t_.files);
   for (LiveTask& task : tree.tasks()) equip(task);
   t_.files.finish_sockets(tree.pids());
+  files::take_leases(t_.files);
   t_.files.set_owners(tree.pids());
   t_.files.terminals().settle();
   t_.files.close_all();
@@ -326,10 +334,25 @@ void Revival::bequeath(LiveTask& task) {
 void Revival::lay_out_memory(LiveTask& task) {
   if (task.image->dead()) return;
   Descriptors& sent = descriptors_of(*task.image);
+  constexpr uint32_t unset = ~0U;
+  if (!t_.inherited && task.image->core().loginuid() != unset &&
+      task.image->core().has_loginuid()) {
+    sent.login_file = kernel::open(proc_file(task.pid, "loginuid"), O_WRONLY);
+    sent.login = sent.add(sent.login_file.get());
+  }
   SyscallBatch batch;
   t_.sender.send(sent.ours, batch);
   if (task.memory != task.image) map_memory(task, sent.of_vma, batch, t_.copier);
   t_.trampoline.run(task.leader().tracee, batch, task.name());
+}
+
+void Revival::fill_memory_files() {
+  for (const auto& [id, file] : t_.files.memory_files()) {
+    auto image = t_.checkpoint.shmem.find(file.inode->shmid());
+    if (image == t_.checkpoint.shmem.end()) continue;
+    pages_.push_back(t_.checkpoint.dir.raw(fmt::format("pages-{}", image->second.pages_id)));
+    fill_shared(image->second, file.fd.get(), file.inode->size(), pages_.back().get(), t_.copier);
+  }
 }
 
 void Revival::place_descriptors(LiveTask&, const Descriptors& sent, SyscallBatch& batch) {
@@ -360,6 +383,12 @@ void Revival::equip(LiveTask& task) {
   }
   batch.must("set the working directory of", SYS_fchdir, sent.cwd);
   batch.must("set the umask of", SYS_umask, image.fs.umask());
+  std::optional<SyscallBatch::Slot> login;
+  if (sent.login >= 0) {
+    std::string uid = std::to_string(
+        userns::IdMap(t_.checkpoint.userns).uid_outside(core.loginuid(), "the login session"));
+    login = batch.may(SYS_write, sent.login, batch.text(uid), uid.size());
+  }
   place_descriptors(task, sent, batch);
   for (const files::Restorer::Watch& watch : t_.files.watches(image)) {
     struct __attribute__((packed)) {
@@ -378,13 +407,16 @@ void Revival::equip(LiveTask& task) {
   for (uint32_t bit = 1; bit != 0; bit <<= 1)
     if (core.membarrier_registration_mask() & bit)
       batch.must("register membarrier of", SYS_membarrier, bit, 0, 0);
+  files::take_locks(t_.checkpoint, image, batch);
   if (t_.inherited) lower_limits(core, kernel::read_file(proc_file(task.pid, "limits")), batch);
   t_.trampoline.run(task.leader().tracee, batch, task.name());
   UniqueFd proc = kernel::open(proc_file(task.pid, ""), O_PATH | O_DIRECTORY);
   if (t_.inherited) return lower_proc_values(core, proc.get(), t_.log);
   restore_limits(core, task.pid, task.name());
   t_.cgroups.enter(image.threads.front().thread_core().cg_set(), task.pid);
-  restore_proc_values(core, userns::IdMap(t_.checkpoint.userns), proc.get(), t_.log);
+  restore_proc_values(core, proc.get(), t_.log);
+  if (login && batch.result(*login) < 0)
+    t_.log.warn("{}: its login uid stays unset: error {}", task.name(), -batch.result(*login));
 }
 
 void Revival::confine_thread(LiveTask& task, LiveThread& thread, SyscallBatch& batch) {

@@ -66,6 +66,7 @@ class Revival {
  private:
   struct Descriptors;  // what a task was sent, and as which number
   void lay_out_memory(LiveTask& task);
+  void fill_memory_files();  // of all tasks, once these are laid out
   void equip(LiveTask& task);
   Descriptors& descriptors_of(const image::TaskImage& task);
   int shared_area(uint64_t shmid);

@@ -4,6 +4,7 @@
 #include <signal.h>
 #include <sys/syscall.h>
 
+#include <algorithm>
 #include <array>
 #include <cstring>
 
@@ -70,6 +71,56 @@ void restore_actions(const image::CoreEntry& core, SyscallBatch& batch) {
   });
 }
 
+namespace {
+
+// The kernel lets terminal signals stop no orphaned process group: one of whose
+// members' parents none is in the same session, but another group.
+bool is_orphaned(const image::Checkpoint& checkpoint, const image::PstreeEntry& task) {
+  for (const image::TaskImage& member : checkpoint.tasks) {
+    if (member.tree.pgid() != task.pgid() || member.dead()) continue;
+    for (const image::TaskImage& parent : checkpoint.tasks)
+      if (parent.tree.pid() == member.tree.ppid() && parent.tree.sid() == member.tree.sid() &&
+          parent.tree.pgid() != task.pgid())
+        return false;
+  }
+  return true;
+}
+
+siginfo_t info_of(const image::SiginfoEntry& entry) {
+  siginfo_t info{};
+  memcpy(&info, entry.siginfo().data(), std::min(entry.siginfo().size(), sizeof info));
+  return info;
+}
+
+bool has_pending_stop(const image::TaskImage& task) {
+  auto holds = [](const image::SignalQueueEntry& queue) {
+    return std::any_of(queue.signals().begin(), queue.signals().end(),
+                       [](const auto& entry) { return info_of(entry).si_signo == SIGSTOP; });
+  };
+  return holds(task.core().signals_s()) ||
+         std::any_of(task.threads.begin(), task.threads.end(), [&](const image::CoreEntry& thread) {
+           return holds(thread.thread_core().signals_p());
+         });
+}
+
+}  // namespace
+
+int stop_signal(const image::Checkpoint& checkpoint, const image::TaskImage& task) {
+  if (!task.stopped()) return task.dead() || !has_pending_stop(task) ? 0 : SIGSTOP;
+  auto wanted = static_cast<int>(task.core().stop_signo());
+  if (wanted != SIGTSTP && wanted != SIGTTIN && wanted != SIGTTOU) return SIGSTOP;
+  bool stops = !is_orphaned(checkpoint, task.tree);
+  for_each_action(task.threads.front(), [&](int signal, const image::SaEntry& entry) {
+    if (signal == wanted && entry.sigaction() != 0) stops = false;
+  });
+  for (const image::CoreEntry& thread : task.threads) {
+    uint64_t blocked = thread.thread_core().has_blk_sigset() ? thread.thread_core().blk_sigset()
+                                                             : task.core().blk_sigset();
+    if (blocked & uint64_t{1} << (wanted - 1)) stops = false;
+  }
+  return stops ? wanted : SIGSTOP;
+}
+
 void store_pending(const Tracee& thread, bool shared, image::SignalQueueEntry* queue) {
   std::array<siginfo_t, 32> chunk;
   ptrace_peeksiginfo_args args{};
@@ -89,8 +140,9 @@ void store_pending(const Tracee& thread, bool shared, image::SignalQueueEntry* q
 void restore_pending(const image::SignalQueueEntry& queue, pid_t ns_pid, pid_t ns_tid, bool shared,
                      SyscallBatch& batch) {
   for (const image::SiginfoEntry& entry : queue.signals()) {
-    siginfo_t info{};
-    memcpy(&info, entry.siginfo().data(), std::min(entry.siginfo().size(), sizeof info));
+    siginfo_t info = info_of(entry);
+    // No mask holds it back: it comes when the task is let go.
+    if (info.si_signo == SIGSTOP) continue;
     SyscallBatch::Data data = batch.object(info);
     // A task may send itself any siginfo, also the kernel's.
     if (shared)

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "core.pb.h"
+#include "engine/image/checkpoint.h"
 #include "engine/remote/syscall_batch.h"
 #include "engine/remote/tracee.h"
 
@@ -29,6 +30,10 @@ class SignalActions {
 // that set_trap_ignored() has to run last, outside of any batch.
 void restore_actions(const image::CoreEntry& core, SyscallBatch& batch);
 bool ignores_trap(const image::CoreEntry& core);
+
+// What stops a task that was stopped, or about to be: what its parent was told
+// of, where that stops for sure, and else SIGSTOP. 0: it runs.
+int stop_signal(const image::Checkpoint& checkpoint, const image::TaskImage& task);
 
 // Signals waiting for one thread, or (shared) for its whole process.
 void store_pending(const Tracee& thread, bool shared, image::SignalQueueEntry* queue);

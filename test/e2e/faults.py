@@ -4,6 +4,7 @@ After a dump that failed the container goes on unharmed, and no image looks vali
 that failed nothing is left behind, and the same image restores afterwards.
 """
 import os
+import pathlib
 import shutil
 import time
 
@@ -91,7 +92,7 @@ def sweep_restore(env, program, how, wanted, kind=Container):
         shutil.copytree(c.data, kept)
 
         def restore(e, ok=None):
-            for path in kept.iterdir():  # outside files as they were; same inodes
+            for path in filter(pathlib.Path.is_file, kept.iterdir()):  # as they were; same inodes
                 shutil.copyfile(path, c.data / path.name)
             c.restore(image, ok=ok, env=e)
 
@@ -140,3 +141,6 @@ for _program in ("counter", "threads", "sysv", "unix_sockets steady"):
         register("restore", sweep_restore, _how, _program)
 for _how in (FAIL, KILL):  # memory is filled while the tree grows
     register("restore", sweep_restore, _how, "prefork")
+for _program in ("memfd", "handles"):
+    register("dump", sweep_dump, FAIL, _program)
+    register("restore", sweep_restore, FAIL, _program)

@@ -106,8 +106,9 @@ TABLE = {
     ("counter", None): {}, ("threads", None): {}, ("memory", None): {}, ("clock", None): {},
     ("signals", None): {}, ("tree", None): {}, ("limits", None): {}, ("files", None): {},
     ("pipes", None): {}, ("sysv", None): {}, ("undo", None): {}, ("mqueue", None): {"ignore": ("/fds/3", "/fds/4")},
-    ("huge", None): {}, ("novdso", None): {}, ("unix_sockets", None): {}, ("futex", None): {},
-    ("sleepers", None): {},
+    ("huge", None): {}, ("novdso", None): {}, ("unix_sockets", None): {}, ("memfd", None): {},
+    ("locks", None): {"options": ("--file-locks",)}, ("handles", None): {}, ("names", None): {"ignore": ("/fds/3",)},
+    ("futex", None): {}, ("sleepers", None): {},
     ("timers", None): {"ignore": ("/ShdPnd",)},  # which go on firing while we look
     ("confined", more_caps): {}, ("threads", as_user): {}, ("tree", may_gain_privileges): {},
     ("threads", below_a_shell): {}, ("tree", below_a_shell): {},
@@ -116,7 +117,7 @@ TABLE = {
 }
 
 
-def in_place_scenario(program, change, ignore=()):
+def in_place_scenario(program, change, ignore=(), options=()):
     name = f"in_place_{program}" + (f"_{change.__name__}" if change else "")
 
     @scenario(name=name)
@@ -127,7 +128,7 @@ def in_place_scenario(program, change, ignore=()):
                 hand_over(c)
             c.start()
             before = c.observe()
-            image = c.checkpoint()
+            image = c.checkpoint(*options)
             c.gone()
             from_checkpoint(c, image)
             start(c)

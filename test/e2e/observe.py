@@ -108,6 +108,10 @@ def descriptors(pid, labels, mountpoints, seen_files):
         position = info.pop("pos", "").strip()
         mount = mountpoints.get(info.pop("mnt_id", "").strip(), "-")
         info.pop("ino", None)
+        if info.pop("Pid", "0").strip() != "0":  # a pidfd: only the innermost number stays
+            info["NSpid"] = info["NSpid"].split()[-1]
+        if "lock" in info:  # that of a process on the host is in it
+            info["lock"] = re.sub(r" \d+ (?=\w+:\w+:\d+ )", " ", info["lock"])
         if flags and int(flags, 8) & os.O_APPEND:
             position = "append"
         found[str(number)] = (f"{labels.link(link)} flags {flags} pos {position} on {mount} file "

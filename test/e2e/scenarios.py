@@ -30,10 +30,36 @@ def program_scenario(program, *args, ignore=(), **keywords):
 
 for _program in ("counter", "threads", "memory", "clock", "signals", "tree", "limits",
                  "files", "pipes", "unix_sockets", "futex", "sleepers", "advice", "orphans", "filters",
-                 "sysv", "huge", "novdso"):
+                 "sysv", "huge", "novdso", "memfd"):
     program_scenario(_program)
 program_scenario("timers", ignore=("/ShdPnd",))  # which go on firing while we look
 program_scenario("confined", change=more_caps)
+program_scenario("handles")
+program_scenario("names", ignore=("/fds/3",))  # which tells the other name then
+
+
+@scenario
+def locks(env):
+    """File locks come back; who asks for CRIU has to ask for them."""
+    with Container(env, "locks") as c:
+        c.start()
+        before = c.observe()
+        if env.stasis:
+            c.checkpoint(ok=False)
+            c.ask()
+        for options in (["--leave-running"], [], []):
+            image = c.checkpoint("--file-locks", *options)
+            if not options:
+                c.restore(image, "--file-locks")
+            c.same_as(before)
+            c.ask()
+
+
+@scenario
+def locks_native(env):
+    """Natively file locks are taken along unasked."""
+    env.only_stasis()
+    round_trip(env, Container(env, "locks"), door="stasis")
 program_scenario("touch", "64")
 
 # More than one message between sockets can carry, and than the queue of a datagram socket holds.
