@@ -128,7 +128,7 @@ bool same_file(int fd, const UnixSocket& socket) {
 // that it was bound by, which others may see by that name.
 std::string seen_inside(const UnixSocket& socket, const Surroundings& around) {
   if (socket.name.empty() || is_abstract(socket.name)) return socket.name;
-  const std::string name = shown_name(socket.name);
+  std::string name = shown_name(socket.name);
   const mounts::Space space = mounts::spaces_of(around.plan()).front();
   auto leads = [&](const std::string& path) {
     long fd = kernel::try_open_in(around.root(space), path.substr(1), O_PATH | O_NOFOLLOW,
