@@ -324,6 +324,7 @@ def shell_job(env):
             if number == 0:
                 refused = c.stasis("restore", c.name, "--image", image, ok=False).stderr
                 expect("standard input is no terminal" in refused, refused)
+                os.unlink(f"/run/stasis/{c.name}.restore.log")
             ours.close()
             ours = OurTerminal()
             code = ours.call(env.stasis, "restore", c.name, "--image", image)
