@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <array>
 
+#include "base/scope_exit.h"
 #include "hook/checkpoint_archive.h"
 #include "hook/in_place.h"
 #include "hook/record.h"
@@ -85,6 +86,14 @@ oci::Config before_start(const oci::State& state, Log& log, std::string_view sta
   return config;
 }
 
+void try_to_forget(const oci::State& state, Log& log, std::string_view state_dir) {
+  try {
+    remove_record(state_dir, state.id);
+  } catch (const Error& error) {
+    log.warn("{}", error.what());
+  }
+}
+
 // In a restore by the runtime itself, which says "stopped", there is nothing to arm.
 // crun says "created" where the specification wants "creating".
 void create_runtime(const oci::State& state, Log& log, const TakeSnapshot& take,
@@ -97,8 +106,11 @@ void create_runtime(const oci::State& state, Log& log, const TakeSnapshot& take,
     throw Error("start", state.id)
         .because(std::string("it has both ") + restore_annotation + " and " + snapshot_annotation)
         .hint("remove one of the two annotations");
+  // Not every runtime calls poststop for a container that could not be made.
+  ScopeExit forget([&] { try_to_forget(state, log, state_dir); });
   if (restores) arm(state, config, log, state_dir);
   if (snapshots) arm_snapshot(state, config, take, log, state_dir);
+  forget.dismiss();
 }
 
 // A process that has ended has no namespaces, also while nobody has reaped it.

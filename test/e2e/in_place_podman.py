@@ -95,3 +95,5 @@ def in_place_archive(env):
         p("rm", "-f", p.name)
         p(*options, "--annotation", f"{ANNOTATION}={archive}", "busybox:test", "/bin/sleep", "9", ok=False)
         expect(not os.listdir("/var/lib/stasis/unpacked"), "what was unpacked is left")
+        logs = pathlib.Path("/run/stasis").glob("*/restore.log")
+        expect(not [log for log in logs if str(archive) in log.read_text()], "a record is left")
