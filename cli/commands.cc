@@ -126,7 +126,8 @@ class CommandLine {
         ->type_name("DIR");
     command->add_flag("--leave-running", o.leave_running, "Let the container go on afterwards");
     command->add_flag("--tcp-established", o.tcp_established, "Take open TCP connections along");
-    command->add_flag("--file-locks", o.file_locks, "As CRIU has it; file locks are taken along anyway");
+    command->add_flag("--file-locks", o.file_locks,
+                      "As CRIU has it; file locks are taken along anyway");
     command->add_flag("--ext-unix-sk", o.ext_unix_sk, "Allow unix sockets that lead outside");
     command->add_flag("--shell-job", o.shell_job, "Allow a terminal that isn't the container's");
     add_root(*command, o.runc_root);
