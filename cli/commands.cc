@@ -130,7 +130,8 @@ class CommandLine {
                       "Leave TCP connections; restored, they have been closed");
     command->add_flag("--skip-in-flight", o.skip_in_flight,
                       "Leave connections that haven't been accepted yet");
-    command->add_flag("--file-locks", o.file_locks, "As CRIU has it; file locks are taken along anyway");
+    command->add_flag("--file-locks", o.file_locks,
+                      "As CRIU has it; file locks are taken along anyway");
     command->add_flag("--ext-unix-sk", o.ext_unix_sk, "Allow unix sockets that lead outside");
     command->add_flag("--shell-job", o.shell_job, "Allow a terminal that isn't the container's");
     add_root(*command, o.runc_root);
