@@ -2,19 +2,14 @@
 
 #include <fmt/format.h>
 #include <sys/syscall.h>
-#include <sys/wait.h>
-#include <time.h>
 
 #include <nlohmann/json.hpp>
-#include <optional>
-#include <thread>
 
 #include "cli/image_dir.h"
 #include "cli/lock.h"
 #include "cli/plan.h"
 #include "engine/plan.h"
 #include "kernel/fs.h"
-#include "kernel/proc_stat.h"
 
 namespace stasis::cli {
 
@@ -44,38 +39,6 @@ std::string descriptors(pid_t init) {
   return links.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
 }
 
-// The init of a pid namespace ends only when all others in it have been reaped,
-// and while they are traced nobody but their tracer can. Whoever waits for the
-// init at that moment would wait for ever: a thread beside it does what is needed.
-class Undertaker {
- public:
-  explicit Undertaker(pid_t init)
-      : thread_([init](const std::stop_token& stop) {
-          constexpr timespec interval{0, 20'000'000};
-          while (!stop.stop_requested()) {
-            if (ending(init)) reap();
-            kernel::call(SYS_nanosleep, &interval, nullptr);
-          }
-        }) {}
-
- private:
-  static bool ending(pid_t init) {
-    constexpr unsigned exiting = 4;  // PF_EXITING
-    try {
-      return kernel::parse_stat(kernel::read_file(fmt::format("/proc/{}/stat", init))).flags &
-             exiting;
-    } catch (const Error&) {
-      return false;  // it is gone
-    }
-  }
-  static void reap() {
-    while (kernel::call(SYS_wait4, -1, nullptr, __WALL | WNOHANG, nullptr) > 0) {
-    }
-  }
-
-  std::jthread thread_;
-};
-
 }  // namespace
 
 void take_snapshot(const oci::State& state, const std::string& place,
@@ -86,9 +49,7 @@ void take_snapshot(const oci::State& state, const std::string& place,
   plan.leave_running = true;
   NewImage image(place);
   engine::Observer observer;
-  std::optional<Undertaker> undertaker(state.pid);
   engine::DumpResult result = engine::dump(plan, image.fd(), observer, log);
-  undertaker.reset();
   // It runs again: what takes time is done now.
   image.add_file("descriptors.json", descriptors(state.pid));
   image.add_file("stasis.json", to_json({.id = state.id,

@@ -224,6 +224,34 @@ void look_at_mounts(Dump& dump, FrozenTree& tree, DumpPlan& plan) {
   for (const NestedMounts& nested : plan.nested) dump.ids.admit_mounts(nested.inode);
 }
 
+// Whatever comes, the network is let go again, but for a container that is to end.
+void write_down(Dump& dump, FrozenTree& tree, const Stopwatch& watch) {
+  bool own_network = dump.ids.own(CLONE_NEWNET);
+  if (own_network) dump.observer.network_lock();
+  try {
+    dump.observer.query_external_files();
+    store_container(dump, tree);
+    image::InventoryEntry entry = inventory(dump);
+    tree.check_alive();
+    if (dump.plan.leave_running) {
+      // The content is taken: the tasks need not wait for the disk.
+      tree.release();
+      dump.result.frozen_us = watch.microseconds();
+      dump.writer.publish(entry);
+      dump.observer.post_dump();
+    } else {
+      dump.writer.publish(entry);
+      dump.observer.post_dump();
+      dump.result.frozen_us = watch.microseconds();
+      tree.kill();
+    }
+  } catch (...) {
+    if (own_network) dump.observer.network_unlock();
+    throw;
+  }
+  if (own_network && dump.plan.leave_running) dump.observer.network_unlock();
+}
+
 }  // namespace
 
 std::vector<Finding> obstacles(const DumpPlan& given) {
@@ -255,31 +283,13 @@ DumpResult dump(const DumpPlan& given, int image_dir, Observer& observer, Log& l
   FrozenTree tree(plan, log);
   dump.result.freezing_us = watch.microseconds();
   log.info("Froze {} processes in {} us", tree.tasks().size(), dump.result.freezing_us);
-  look_at_mounts(dump, tree, plan);
-
-  bool own_network = dump.ids.own(CLONE_NEWNET);
-  if (own_network) observer.network_lock();
   try {
-    observer.query_external_files();
-    store_container(dump, tree);
-    image::InventoryEntry entry = inventory(dump);
-    if (plan.leave_running) {
-      // The content is taken: the tasks need not wait for the disk.
-      tree.release();
-      dump.result.frozen_us = watch.microseconds();
-      dump.writer.publish(entry);
-      observer.post_dump();
-    } else {
-      dump.writer.publish(entry);
-      observer.post_dump();
-      dump.result.frozen_us = watch.microseconds();
-      tree.kill();
-    }
-  } catch (...) {
-    if (own_network) observer.network_unlock();
+    look_at_mounts(dump, tree, plan);
+    write_down(dump, tree, watch);
+  } catch (const Error&) {
+    tree.check_alive();  // or that is why
     throw;
   }
-  if (own_network && plan.leave_running) observer.network_unlock();
   log.info("Dumping finished: {} pages, frozen for {} us", dump.result.pages_written,
            dump.result.frozen_us);
   return dump.result;

@@ -10,12 +10,15 @@
 #include <atomic>
 #include <catch2/catch.hpp>
 #include <cstring>
+#include <list>
 #include <string>
+#include <thread>
 
 #include "engine/remote/healing_stub.h"
 #include "engine/remote/trampoline.h"
 #include "kernel/fs.h"
 #include "kernel/proc_maps.h"
+#include "kernel/proc_misc.h"
 
 using namespace stasis;
 using namespace stasis::engine;
@@ -99,6 +102,33 @@ struct Target {
 }
 
 }  // namespace
+
+TEST_CASE("a process that is killed ends although we wait for its first thread alone") {
+  Child child([](std::atomic<uint64_t>& counter) {
+    std::thread([] {
+      for (;;) pause();
+    }).detach();
+    count_and_sleep(counter);
+  });
+  UniqueFd list = kernel::open("/proc/" + std::to_string(child.pid) + "/task", O_RDONLY);
+  Reports reports;
+  std::list<Tracee> tracees;
+  for (pid_t tid : kernel::numeric_entries(list.get(), "task")) {
+    tracees.push_back(Tracee::try_seize(tid, 0, &reports));
+    tracees.back().interrupt();
+    CHECK(tracees.back().wait_interrupted() == 0);
+  }
+  REQUIRE(tracees.size() == 2);
+  REQUIRE(tracees.front().tid() == child.pid);
+  pid_t second = tracees.back().tid();
+  CHECK(is_held(child.pid));
+  CHECK(is_held(second));
+  kill(child.pid, SIGKILL);
+  CHECK_FALSE(tracees.front().wait_or_end());
+  CHECK(is_ending(second));
+  CHECK_FALSE(is_held(second));
+  tracees.back().forget();
+}
 
 TEST_CASE("a batch lays out table and data, and names the call that failed") {
   SyscallBatch batch;

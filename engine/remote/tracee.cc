@@ -23,17 +23,58 @@ namespace {
 
 std::string thread_name(pid_t tid) { return "thread " + std::to_string(tid); }
 
-bool is_ending(pid_t tid) {
-  constexpr uint32_t exiting = 0x4;  // PF_EXITING
+int wait_for(pid_t tid) {
+  int status = 0;
+  long result;
+  do result = call(SYS_wait4, tid, &status, __WALL, nullptr);
+  while (result == -EINTR);
+  must(result, "wait for", thread_name(tid));
+  return status;
+}
+
+// Nothing where it is gone.
+std::optional<kernel::ProcStat> stat_of(pid_t tid) {
   try {
-    auto stat = kernel::parse_stat(kernel::read_file("/proc/" + std::to_string(tid) + "/stat"));
-    return stat.state == 'Z' || stat.state == 'X' || (stat.flags & exiting);
+    return kernel::parse_stat(kernel::read_file("/proc/" + std::to_string(tid) + "/stat"));
   } catch (const Error& error) {
-    return error.code() == ENOENT || error.code() == ESRCH;
+    if (error.code() == ENOENT || error.code() == ESRCH) return std::nullopt;
+    throw;
   }
 }
 
 }  // namespace
+
+bool is_ending(pid_t tid) {
+  constexpr uint32_t exiting = 0x4;  // PF_EXITING
+  auto stat = stat_of(tid);
+  return !stat || stat->state == 'Z' || stat->state == 'X' || (stat->flags & exiting);
+}
+
+bool is_held(pid_t tid) {
+  auto stat = stat_of(tid);
+  return stat && stat->state == 't';
+}
+
+int Reports::wait(pid_t tid) {
+  for (;;) {
+    auto kept = kept_.find(tid);
+    if (kept != kept_.end()) {
+      int status = kept->second;
+      kept_.erase(kept);
+      return status;
+    }
+    int status = 0;
+    // Children of our own that aren't traced are no clones: __WCLONE leaves them out.
+    long next = call(SYS_wait4, -1, &status, __WCLONE, nullptr);
+    if (next == -EINTR) continue;
+    // An end makes the stop before it void.
+    kept_[static_cast<pid_t>(must(next, "wait for", thread_name(tid)))] = status;
+  }
+}
+
+void Reports::wait_for_end(pid_t tid) {
+  while (WIFSTOPPED(wait(tid))) continue;
+}
 
 Tracee Tracee::seize(pid_t tid, long options) {
   long result = call(SYS_ptrace, PTRACE_SEIZE, tid, 0, options);
@@ -47,9 +88,11 @@ Tracee Tracee::seize(pid_t tid, long options) {
   return Tracee(tid);
 }
 
-Tracee Tracee::try_seize(pid_t tid, long options) {
+Tracee Tracee::try_seize(pid_t tid, long options, Reports* reports) {
   try {
-    return seize(tid, options);
+    Tracee tracee = seize(tid, options);
+    tracee.reports_ = reports;
+    return tracee;
   } catch (const Error&) {
     // A task on its way out gives ESRCH, or EPERM until it is a zombie.
     if (is_ending(tid)) return none();
@@ -70,10 +113,13 @@ Tracee Tracee::adopt_next() {
 }
 
 Tracee::Tracee(Tracee&& other) noexcept
-    : tid_(std::exchange(other.tid_, 0)), held_back_(std::move(other.held_back_)) {}
+    : tid_(std::exchange(other.tid_, 0)),
+      reports_(other.reports_),
+      held_back_(std::move(other.held_back_)) {}
 
 Tracee& Tracee::operator=(Tracee&& other) noexcept {
   std::swap(tid_, other.tid_);
+  std::swap(reports_, other.reports_);
   std::swap(held_back_, other.held_back_);
   return *this;
 }
@@ -89,11 +135,7 @@ long Tracee::request(int request, uintptr_t address, uintptr_t data, const char*
 void Tracee::interrupt() const { request(PTRACE_INTERRUPT, 0, 0, "interrupt"); }
 
 std::optional<Tracee::Stop> Tracee::wait_or_end() {
-  int status = 0;
-  long result;
-  do result = call(SYS_wait4, tid_, &status, __WALL, nullptr);
-  while (result == -EINTR);
-  must(result, "wait for", thread_name(tid_));
+  int status = reports_ ? reports_->wait(tid_) : wait_for(tid_);
   if (WIFSTOPPED(status)) return Stop{WSTOPSIG(status) & 0x7f, status >> 16};
   forget();
   return std::nullopt;

@@ -8,6 +8,7 @@
 #include <sys/user.h>
 
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -20,12 +21,32 @@ using Registers = user_regs_struct;
 inline constexpr uint64_t all_but_faults =
     ~(uint64_t{1} << (5 /* SIGTRAP */ - 1) | uint64_t{1} << (11 /* SIGSEGV */ - 1));
 
+// Whether a thread is on its way out, or gone.
+bool is_ending(pid_t tid);
+// Of a tracee that we have not let run: false means that it is being killed.
+bool is_held(pid_t tid);
+
+// What the tracees of one tree report to us. Whoever waits for one of them takes
+// note of what the others report meanwhile: the init of a pid namespace, and the
+// first thread of a process, end only when all others have been reaped, and
+// tracees are their tracer's to reap.
+class Reports {
+ public:
+  // The next stop or end of `tid`, in the terms of wait4's status.
+  int wait(pid_t tid);
+  void wait_for_end(pid_t tid);
+
+ private:
+  std::map<pid_t, int> kept_;
+};
+
 class Tracee {
  public:
   // PTRACE_SEIZE: does not stop the task. `options` are PTRACE_O_*.
   static Tracee seize(pid_t tid, long options);
   // The same for a task that may be ending: holds nothing then.
-  static Tracee try_seize(pid_t tid, long options);
+  // `reports`: of all tracees of this thread, or of none.
+  static Tracee try_seize(pid_t tid, long options, Reports* reports = nullptr);
   // Waits for a new task that the kernel has attached to us (CLONE_PTRACE) to
   // report its first stop. All other tracees are stopped meanwhile.
   static Tracee adopt_next();
@@ -83,10 +104,11 @@ class Tracee {
   void hold_back(int signal) { held_back_.push_back(signal); }
 
  private:
-  explicit Tracee(pid_t tid) : tid_(tid) {}
+  explicit Tracee(pid_t tid, Reports* reports = nullptr) : tid_(tid), reports_(reports) {}
   long request(int request, uintptr_t address, uintptr_t data, const char* what) const;
 
   pid_t tid_;
+  Reports* reports_;
   std::vector<int> held_back_;
 };
 

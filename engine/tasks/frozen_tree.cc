@@ -5,7 +5,6 @@
 #include <linux/ptrace.h>
 #include <signal.h>
 #include <sys/syscall.h>
-#include <sys/wait.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -48,16 +47,25 @@ unsigned count_threads(const std::vector<pid_t>& processes) {
 
 }  // namespace
 
-std::string FrozenTask::name() const { return fmt::format("process {} ({})", pid, status.name); }
+std::string FrozenTask::name() const {
+  return status.name.empty() ? fmt::format("process {}", pid)
+                             : fmt::format("process {} ({})", pid, status.name);
+}
 
 FrozenTree::FrozenTree(const DumpPlan& plan, Log& log)
     : plan_(plan), log_(log), freezer_(plan.freeze_cgroup) {
   bool many = freezer_.available() && !freezer_.found_frozen() &&
               count_threads(Freezer::processes(plan.freeze_cgroup)) > few_threads;
   if (many) freezer_.freeze();
-  seize_all();
-  for (FrozenTask& task : tasks_) describe(task);
-  refuse_strangers();
+  try {
+    seize_all();
+    for (FrozenTask& task : tasks_) describe(task);
+    refuse_strangers();
+    whole_ = true;
+  } catch (const Error&) {
+    check_alive();
+    throw;
+  }
 }
 
 FrozenTree::~FrozenTree() {
@@ -79,8 +87,7 @@ FrozenTask* FrozenTree::find(pid_t pid) {
 // waiting, as stops are not reported before.
 void FrozenTree::seize_all() {
   seize_new_tasks();
-  if (tasks_.empty() || tasks_.front().zombie)
-    throw Error("checkpoint", fmt::format("process {}", plan_.root)).because("it has ended");
+  check_root();
   freezer_.thaw();
   wait_for_stops();
   while (seize_new_tasks()) wait_for_stops();
@@ -88,6 +95,12 @@ void FrozenTree::seize_all() {
   tasks_.remove_if([](const FrozenTask& task) {
     return task.zombie && !read_if_there(task.proc.get(), "status");
   });
+  check_root();
+}
+
+void FrozenTree::check_root() const {
+  if (tasks_.empty() || tasks_.front().pid != plan_.root || tasks_.front().zombie)
+    throw Error("checkpoint", fmt::format("process {}", plan_.root)).because("it has ended");
 }
 
 bool FrozenTree::seize_new_tasks() {
@@ -132,7 +145,7 @@ bool FrozenTree::seize_threads(FrozenTask& task) {
         if (tid == task.pid && task.threads.empty() && stat.num_threads <= 1) task.zombie = true;
         continue;
       }
-      FrozenThread thread{Tracee::try_seize(tid, 0), tid, 0, 0, {}, {}};
+      FrozenThread thread{Tracee::try_seize(tid, 0, &reports_), tid, 0, 0, {}, {}};
       found = again = true;
       if (thread.tracee.tid() == 0) continue;  // ending: the next pass finds it gone or a zombie
       thread.tracee.interrupt();
@@ -214,6 +227,17 @@ void FrozenTree::refuse_strangers() {
   }
 }
 
+void FrozenTree::check_alive() {
+  for (const FrozenTask& task : tasks_) {
+    if (task.threads.empty()) continue;
+    pid_t tid = task.threads.front().tid;  // a kill wakes them all
+    if (whole_ ? is_held(tid) : !is_ending(tid)) continue;
+    throw Error("checkpoint", task.name())
+        .because("it was killed meanwhile")
+        .hint("try again, if the container goes on without it");
+  }
+}
+
 void FrozenTree::release() {
   freezer_.put_back();
   for (FrozenTask& task : tasks_)
@@ -221,9 +245,10 @@ void FrozenTree::release() {
       try {
         thread.tracee.detach();
       } catch (const Error& error) {
-        log_.warn("{}", error.what());
+        if (error.code() != ESRCH) log_.warn("{}", error.what());  // ESRCH: it was killed
       }
     }
+  tasks_.clear();
 }
 
 void FrozenTree::kill() {
@@ -231,21 +256,18 @@ void FrozenTree::kill() {
   // the init of one.
   std::set<pid_t> left;
   for (FrozenTask& task : tasks_) {
-    if (!task.zombie) kernel::call(SYS_kill, task.pid, SIGKILL);
+    if (!task.zombie) kernel::call(SYS_pidfd_send_signal, task.pidfd.get(), SIGKILL, nullptr, 0);
     for (FrozenThread& thread : task.threads) {
-      left.insert(thread.tid);
+      if (thread.tracee.tid() != 0) left.insert(thread.tid);
       thread.tracee.forget();
     }
   }
   // A tracer is told of every thread's end and has to take note of it before
-  // the parent can reap the process. In any order: the last thread of a pid
-  // namespace's init ends only when all others have been reaped.
-  while (!left.empty()) {
-    int status = 0;
-    long tid = kernel::call(SYS_wait4, -1, &status, __WALL, nullptr);
-    if (tid == -EINTR) continue;
-    if (tid < 0) break;
-    if (WIFEXITED(status) || WIFSIGNALED(status)) left.erase(static_cast<pid_t>(tid));
+  // the parent can reap the process.
+  try {
+    for (pid_t tid : left) reports_.wait_for_end(tid);
+  } catch (const Error&) {
+    // Nobody is left, or they end with us.
   }
   tasks_.clear();
 }

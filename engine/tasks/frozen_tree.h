@@ -39,7 +39,7 @@ struct FrozenTask {
   std::vector<kernel::MappedArea> areas;
   std::list<FrozenThread> threads;  // leader first; empty for a zombie
 
-  std::string name() const;  // "process 17 (nginx)"
+  std::string name() const;  // "process 17 (nginx)"; "process 17" as long as no more is known
 };
 
 class FrozenTree {
@@ -52,11 +52,14 @@ class FrozenTree {
   std::list<FrozenTask>& tasks() { return tasks_; }  // parents before children
   FrozenTask& root() { return tasks_.front(); }
 
+  // Throws where one of them was killed since.
+  void check_alive();
   void release();  // all go on, together
   void kill();     // all are dead when it returns
 
  private:
   void seize_all();
+  void check_root() const;
   bool seize_new_tasks();
   FrozenTask* find(pid_t pid);
   bool seize_threads(FrozenTask& task);
@@ -69,8 +72,10 @@ class FrozenTree {
   const DumpPlan& plan_;
   Log& log_;
   Freezer freezer_;
+  Reports reports_;
   std::list<FrozenTask> tasks_;
   std::vector<FrozenThread*> unstopped_;  // interrupted, stop not collected yet
+  bool whole_ = false;                    // all are held
 };
 
 }  // namespace stasis::engine
