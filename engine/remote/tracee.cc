@@ -32,27 +32,27 @@ int wait_for(pid_t tid) {
   return status;
 }
 
+// Nothing where it is gone.
+std::optional<kernel::ProcStat> stat_of(pid_t tid) {
+  try {
+    return kernel::parse_stat(kernel::read_file("/proc/" + std::to_string(tid) + "/stat"));
+  } catch (const Error& error) {
+    if (error.code() == ENOENT || error.code() == ESRCH) return std::nullopt;
+    throw;
+  }
+}
+
 }  // namespace
 
 bool is_ending(pid_t tid) {
   constexpr uint32_t exiting = 0x4;  // PF_EXITING
-  try {
-    auto stat = kernel::parse_stat(kernel::read_file("/proc/" + std::to_string(tid) + "/stat"));
-    return stat.state == 'Z' || stat.state == 'X' || (stat.flags & exiting);
-  } catch (const Error& error) {
-    return error.code() == ENOENT || error.code() == ESRCH;
-  }
+  auto stat = stat_of(tid);
+  return !stat || stat->state == 'Z' || stat->state == 'X' || (stat->flags & exiting);
 }
 
-// Children of our own that aren't traced are no clones: __WCLONE leaves them out.
-long Reports::take(int options) {
-  int status = 0;
-  long tid;
-  do tid = call(SYS_wait4, -1, &status, __WCLONE | options, nullptr);
-  while (tid == -EINTR);
-  // An end makes the stop before it void.
-  if (tid > 0) kept_[static_cast<pid_t>(tid)] = status;
-  return tid;
+bool is_held(pid_t tid) {
+  auto stat = stat_of(tid);
+  return stat && stat->state == 't';
 }
 
 int Reports::wait(pid_t tid) {
@@ -63,21 +63,17 @@ int Reports::wait(pid_t tid) {
       kept_.erase(kept);
       return status;
     }
-    must(take(0), "wait for", thread_name(tid));
+    int status = 0;
+    // Children of our own that aren't traced are no clones: __WCLONE leaves them out.
+    long next = call(SYS_wait4, -1, &status, __WCLONE, nullptr);
+    if (next == -EINTR) continue;
+    // An end makes the stop before it void.
+    kept_[static_cast<pid_t>(must(next, "wait for", thread_name(tid)))] = status;
   }
 }
 
 void Reports::wait_for_end(pid_t tid) {
   while (WIFSTOPPED(wait(tid))) continue;
-}
-
-void Reports::look() {
-  while (take(WNOHANG) > 0) continue;
-}
-
-bool Reports::ended(pid_t tid) const {
-  auto kept = kept_.find(tid);
-  return kept != kept_.end() && !WIFSTOPPED(kept->second);
 }
 
 Tracee Tracee::seize(pid_t tid, long options) {

@@ -23,6 +23,8 @@ inline constexpr uint64_t all_but_faults =
 
 // Whether a thread is on its way out, or gone.
 bool is_ending(pid_t tid);
+// Of a tracee that we have not let run: false means that it is being killed.
+bool is_held(pid_t tid);
 
 // What the tracees of one tree report to us. Whoever waits for one of them takes
 // note of what the others report meanwhile: the init of a pid namespace, and the
@@ -33,14 +35,8 @@ class Reports {
   // The next stop or end of `tid`, in the terms of wait4's status.
   int wait(pid_t tid);
   void wait_for_end(pid_t tid);
-  // Takes note of all that is there now, without waiting.
-  void look();
-  // An end that nobody has waited for yet.
-  bool ended(pid_t tid) const;
 
  private:
-  long take(int options);
-
   std::map<pid_t, int> kept_;
 };
 

@@ -61,6 +61,7 @@ FrozenTree::FrozenTree(const DumpPlan& plan, Log& log)
     seize_all();
     for (FrozenTask& task : tasks_) describe(task);
     refuse_strangers();
+    whole_ = true;
   } catch (const Error&) {
     check_alive();
     throw;
@@ -227,12 +228,10 @@ void FrozenTree::refuse_strangers() {
 }
 
 void FrozenTree::check_alive() {
-  reports_.look();
   for (const FrozenTask& task : tasks_) {
-    auto gone = [&](const FrozenThread& thread) { return reports_.ended(thread.tid); };
-    if (task.threads.empty() || (!is_ending(task.threads.front().tid) &&
-                                 std::none_of(task.threads.begin(), task.threads.end(), gone)))
-      continue;
+    if (task.threads.empty()) continue;
+    pid_t tid = task.threads.front().tid;  // a kill wakes them all
+    if (whole_ ? is_held(tid) : !is_ending(tid)) continue;
     throw Error("checkpoint", task.name())
         .because("it was killed meanwhile")
         .hint("try again, if the container goes on without it");

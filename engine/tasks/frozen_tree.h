@@ -75,6 +75,7 @@ class FrozenTree {
   Reports reports_;
   std::list<FrozenTask> tasks_;
   std::vector<FrozenThread*> unstopped_;  // interrupted, stop not collected yet
+  bool whole_ = false;                    // all are held
 };
 
 }  // namespace stasis::engine
