@@ -29,11 +29,9 @@ constexpr Name anonymous[] = {
 };
 
 constexpr Name protocols[] = {
-    {"TCP", "a TCP socket"},         {"TCPv6", "a TCP socket"},     {"MPTCP", "an MPTCP socket"},
-    {"UDP", "a UDP socket"},         {"UDPv6", "a UDP socket"},     {"RAW", "a raw IP socket"},
-    {"RAWv6", "a raw IP socket"},    {"PING", "a ping socket"},     {"PINGv6", "a ping socket"},
-    {"NETLINK", "a netlink socket"}, {"PACKET", "a packet socket"}, {"UNIX", "a unix socket"},
-    {"AF_VSOCK", "a vsock socket"},  {"XDP", "an XDP socket"},
+    {"MPTCP", "an MPTCP socket"},
+    {"AF_VSOCK", "a vsock socket"},
+    {"XDP", "an XDP socket"},
 };
 
 std::string socket_name(const Probe& probe) {
