@@ -51,7 +51,6 @@ void choose(const CheckpointOptions& options, engine::DumpPlan& plan) {
   plan.tcp_established = options.tcp_established;
   plan.tcp_close = options.tcp_close;
   plan.skip_in_flight = options.skip_in_flight;
-  plan.file_locks = options.file_locks;
   plan.ext_unix_sk = options.ext_unix_sk;
   plan.shell_job = options.shell_job;
 }

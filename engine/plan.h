@@ -128,7 +128,7 @@ struct RestorePlan {
   std::map<std::string, int> inherited_fds;  // key ("pipe:[123]", "extRootNetNS") -> our descriptor
   std::map<std::string, std::string>
       cgroup_roots;      // controller ("" for all) -> path below its root
-  int terminal = -1;  // the caller's, in place of one whose other end was outside; -1: none
+  int terminal = -1;     // the caller's, in place of one whose other end was outside; -1: none
   bool sibling = false;  // the root task becomes a child of our parent (CRIU's rst_sibling)
   bool shell_job = false;
   bool tcp_established = false;

@@ -10,6 +10,7 @@
 #include "engine/files/connection_hold.h"
 #include "engine/files/dumper.h"
 #include "engine/files/reopen.h"
+#include "engine/files/repair_guard.h"
 #include "engine/files/restorer.h"
 #include "engine/files/tcp_connection.h"
 #include "engine/image/checkpoint.h"
@@ -44,6 +45,9 @@ void DumpedConnections::store(const DumpPlan& plan,
   if (!plan.leave_running && !plan.skip_network_lock)
     namespaces::in_namespaces(kernel::pidfd_open(plan.root).get(), CLONE_NEWNET,
                               [&] { hold_ = std::make_unique<ConnectionHold>(ends); });
+  std::vector<int> sockets;
+  for (const OpenFile* file : found) sockets.push_back(file->fd.get());
+  guard_ = std::make_unique<RepairGuard>(sockets);
   for (size_t i = 0; i < found.size(); ++i) {
     image::InetSkEntry& entry = *found[i]->entry.mutable_isk();
     int fd = found[i]->fd.get();
@@ -57,6 +61,7 @@ void DumpedConnections::store(const DumpPlan& plan,
                   stream.received + stream.sent);
     if (!plan.leave_running) all_.push_back({duplicate(fd), std::nullopt});
   }
+  if (plan.leave_running) guard_.reset();
 }
 
 std::string DumpedConnections::held_as() const { return hold_ ? hold_->id() : ""; }
@@ -70,6 +75,7 @@ void DumpedConnections::stay_held() {
   // they would tell the other end.
   if (hold_) hold_->stay();
   for (One& one : all_) one.repair->abandon();
+  guard_.reset();  // which has them open, too
 }
 
 struct RestoredConnections::One {

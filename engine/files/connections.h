@@ -21,6 +21,7 @@ namespace files {
 
 class ConnectionHold;
 class Repair;
+class RepairGuard;
 class Restorer;
 struct OpenFile;
 
@@ -47,6 +48,7 @@ class DumpedConnections {
  private:
   struct One;
   std::unique_ptr<ConnectionHold> hold_;
+  std::unique_ptr<RepairGuard> guard_;  // gone before the sockets are used again
   std::vector<One> all_;
 };
 

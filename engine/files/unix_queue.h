@@ -12,6 +12,7 @@
 namespace stasis::engine::files {
 
 class Dumper;
+class Restorer;
 struct OpenFile;
 
 // Copies without taking out; what travels along becomes files of the dump.

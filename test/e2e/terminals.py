@@ -135,7 +135,8 @@ def foreground_job_answers(console):
 def end_of_jobs(console):
     console.type("\x03").wait_for("^ready> ")
     console.run("jobs", r"^\[1\]\+ +Running +sleep").wait_for("^ready> ")
-    console.run("kill %1; wait", "Terminated").wait_for("^ready> ")
+    # bash says at this prompt or not at all that the job was terminated.
+    console.run("kill %1; wait; echo all; jobs; echo ended", r"^all\nended$").wait_for("^ready> ")
 
 
 def come_back(c, console, door):
@@ -167,8 +168,9 @@ def console_round(env, door):
         console.type("q").wait_for("^ready> ")
         answers(console)
         # What was typed ahead waits on.
-        console.run("mkfifo /tmp/gate; cat /tmp/gate", "gate$").type("echo $((5 * 5))\n")
-        console.wait_for("5 . 5")
+        console.run("mkfifo /tmp/gate; echo closed; cat /tmp/gate", "^closed$")
+        # Only now readline has given the terminal back, which echoes by itself.
+        console.type("echo $((5 * 5))\n").wait_for("5 . 5")
         come_back(c, console, door)
         with open(f"/proc/{c.init()}/root/tmp/gate", "w", encoding="ascii"):
             pass  # it opens, and cat ends
