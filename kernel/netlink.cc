@@ -79,46 +79,55 @@ Netlink::Netlink(int protocol)
     : socket_(static_cast<int>(must(call(SYS_socket, AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, protocol),
                                     "open", "a netlink socket"))) {}
 
-std::string Netlink::receive(std::string_view subject) {
+std::string Netlink::receive(std::string_view operation, std::string_view subject) {
   std::string datagram(1 << 16, '\0');
   long size =
       must(call(SYS_recvfrom, socket_.get(), datagram.data(), datagram.size(), 0, nullptr, nullptr),
-           "hear of", subject);
+           operation, subject);
   datagram.resize(static_cast<size_t>(size));
   return datagram;
 }
 
 void Netlink::send(const Messages& messages, uint32_t last, std::string_view operation,
                    std::string_view subject) {
+  must(try_send(messages, last, operation, subject), operation, subject);
+}
+
+long Netlink::try_send(const Messages& messages, uint32_t last, std::string_view operation,
+                       std::string_view subject) {
   // All of it must fit the socket's queue.
   int room = static_cast<int>(messages.bytes().size() + 4096);
   call(SYS_setsockopt, socket_.get(), SOL_SOCKET, SO_SNDBUFFORCE, &room, sizeof room);
   must(call(SYS_sendto, socket_.get(), messages.bytes().data(), messages.bytes().size(), 0, nullptr,
             0),
        operation, subject);
+  long error = 0;
   for (bool done = false; !done;)
-    each_message(receive(subject), [&](const nlmsghdr& header, std::string_view body) {
+    each_message(receive("hear of", subject), [&](const nlmsghdr& header, std::string_view body) {
       if (header.nlmsg_type != NLMSG_ERROR) return true;
-      must(value_of<nlmsgerr>(body).error, operation, subject);
-      done |= header.nlmsg_seq == last;
-      return true;
+      error = value_of<nlmsgerr>(body).error;
+      done |= error < 0 || header.nlmsg_seq == last;
+      return error == 0;
     });
+  return error;
 }
 
-void Netlink::list(const Messages& request, std::string_view subject,
-                   const std::function<void(std::string_view body)>& take) {
+void Netlink::list(const Messages& request, std::string_view operation, std::string_view subject,
+                   const std::function<void(const nlmsghdr& header, std::string_view body)>& take) {
   must(call(SYS_sendto, socket_.get(), request.bytes().data(), request.bytes().size(), 0, nullptr,
             0),
-       "ask for", subject);
+       operation, subject);
   for (bool done = false; !done;)
-    each_message(receive(subject), [&](const nlmsghdr& header, std::string_view body) {
-      done = header.nlmsg_type == NLMSG_DONE;
-      if (done) return false;
+    each_message(receive(operation, subject), [&](const nlmsghdr& header, std::string_view body) {
+      if (header.nlmsg_flags & NLM_F_DUMP_INTR)
+        throw Error(std::string(operation), std::string(subject))
+            .because("it changed meanwhile")
+            .hint("try again");
       if (header.nlmsg_type == NLMSG_ERROR)
-        must(value_of<nlmsgerr>(body).error, "list", subject);
-      else
-        take(body);
-      return true;
+        must(value_of<nlmsgerr>(body).error, operation, subject);
+      done = header.nlmsg_type == NLMSG_DONE || header.nlmsg_type == NLMSG_ERROR;
+      if (!done) take(header, body);
+      return !done;
     });
 }
 

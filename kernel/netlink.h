@@ -59,15 +59,17 @@ class Netlink {
 
   // Sends them, and takes answers until the one to message `last` is there,
   // which must have asked for one. Throws Error(operation, subject) for the
-  // first that says no.
+  // first that says no; try_send() returns its -errno instead.
   void send(const Messages& messages, uint32_t last, std::string_view operation,
             std::string_view subject);
-  // The same for one that asks for a list.
-  void list(const Messages& request, std::string_view subject,
-            const std::function<void(std::string_view body)>& take);
+  long try_send(const Messages& messages, uint32_t last, std::string_view operation,
+                std::string_view subject);
+  // Calls `take` for each message of the list that `request` asks for.
+  void list(const Messages& request, std::string_view operation, std::string_view subject,
+            const std::function<void(const nlmsghdr& header, std::string_view body)>& take);
 
  private:
-  std::string receive(std::string_view subject);
+  std::string receive(std::string_view operation, std::string_view subject);
 
   UniqueFd socket_;
 };

@@ -3,23 +3,16 @@
 #include <linux/inet_diag.h>
 #include <linux/sock_diag.h>
 #include <netinet/in.h>
-#include <sched.h>
 #include <sys/socket.h>
 
-#include <optional>
-
-#include "engine/namespaces/namespaces.h"
-#include "kernel/fs.h"
-#include "kernel/netlink.h"
+#include "engine/files/sock_diag.h"
 
 namespace stasis::engine::files {
 
 std::map<uint32_t, int> udp_shutdowns(pid_t pid) {
-  std::optional<kernel::Netlink> netlink;
-  namespaces::in_namespaces(kernel::pidfd_open(pid).get(), CLONE_NEWNET,
-                            [&] { netlink.emplace(NETLINK_SOCK_DIAG); });
+  kernel::Netlink netlink = sock_diag(pid);
   std::map<uint32_t, int> shutdowns;
-  auto take = [&](std::string_view body) {
+  auto take = [&](const nlmsghdr&, std::string_view body) {
     auto head = kernel::value_of<inet_diag_msg>(body);
     kernel::each_attribute(body.substr(sizeof head), [&](uint16_t type, std::string_view value) {
       if (type == INET_DIAG_SHUTDOWN)
@@ -35,7 +28,7 @@ std::map<uint32_t, int> udp_shutdowns(pid_t pid) {
       kernel::Messages messages;
       messages.begin(SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST | NLM_F_DUMP, kernel::bytes_of(request));
       try {
-        netlink->list(messages, "UDP sockets", take);
+        netlink.list(messages, "list", "UDP sockets", take);
       } catch (const Error& error) {
         if (error.code() != ENOENT) throw;  // no such protocol in this kernel
       }

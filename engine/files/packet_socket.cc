@@ -5,7 +5,6 @@
 #include <linux/packet_diag.h>
 #include <linux/sock_diag.h>
 #include <net/if.h>
-#include <sched.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -17,11 +16,10 @@
 #include "engine/files/owner.h"
 #include "engine/files/reopen.h"
 #include "engine/files/restorer.h"
+#include "engine/files/sock_diag.h"
 #include "engine/files/socket_network.h"
 #include "engine/files/socket_options.h"
-#include "engine/namespaces/namespaces.h"
 #include "kernel/fs.h"
-#include "kernel/netlink.h"
 
 namespace stasis::engine::files {
 
@@ -94,9 +92,6 @@ bool take(std::string_view body, uint32_t inode, image::PacketSockEntry& entry) 
 }
 
 void ask(pid_t root, uint32_t inode, image::PacketSockEntry& entry) {
-  std::optional<kernel::Netlink> netlink;
-  namespaces::in_namespaces(kernel::pidfd_open(root).get(), CLONE_NEWNET,
-                            [&] { netlink.emplace(NETLINK_SOCK_DIAG); });
   packet_diag_req request{};
   request.sdiag_family = AF_PACKET;
   request.pdiag_show =
@@ -104,8 +99,9 @@ void ask(pid_t root, uint32_t inode, image::PacketSockEntry& entry) {
   kernel::Messages messages;
   messages.begin(SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST | NLM_F_DUMP, kernel::bytes_of(request));
   bool found = false;
-  netlink->list(messages, "packet sockets",
-                [&](std::string_view body) { found |= take(body, inode, entry); });
+  sock_diag(root).list(
+      messages, "list", "packet sockets",
+      [&](const nlmsghdr&, std::string_view body) { found |= take(body, inode, entry); });
   if (!found) throw Error("dump", "a packet socket").because("the kernel doesn't list it");
 }
 

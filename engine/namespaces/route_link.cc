@@ -1,23 +1,16 @@
 #include "engine/namespaces/route_link.h"
 
-#include <fmt/format.h>
 #include <linux/fib_rules.h>
 #include <linux/if_addr.h>
 #include <linux/netfilter/nfnetlink.h>
-#include <linux/netlink.h>
 #include <linux/rtnetlink.h>
-#include <sys/socket.h>
-#include <sys/syscall.h>
 
 #include <cstring>
-
-#include "kernel/call.h"
 
 namespace stasis::engine::net {
 namespace {
 
 constexpr char subject[] = "the network namespace";
-constexpr size_t answer_size = 1 << 17;
 
 nlmsghdr header_of(std::string_view message) {
   nlmsghdr header{};
@@ -27,59 +20,23 @@ nlmsghdr header_of(std::string_view message) {
 
 }  // namespace
 
-RouteLink::RouteLink(int protocol)
-    : socket_(static_cast<int>(
-          kernel::must(kernel::call(SYS_socket, AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, protocol),
-                       "look at", subject))) {}
-
-std::string RouteLink::receive() {
-  std::string answer(answer_size, '\0');
-  long size = kernel::must(
-      kernel::call(SYS_recvfrom, socket_.get(), answer.data(), answer.size(), 0, nullptr, nullptr),
-      "look at", subject);
-  answer.resize(static_cast<size_t>(size));
-  return answer;
-}
-
 std::vector<std::string> RouteLink::list(uint16_t type, std::string_view head) {
-  nlmsghdr header{};
-  header.nlmsg_len = static_cast<uint32_t>(NLMSG_LENGTH(head.size()));
-  header.nlmsg_type = type;
-  header.nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP;
-  header.nlmsg_seq = ++sequence_;
-  std::string message(reinterpret_cast<const char*>(&header), sizeof header);
-  message.append(head).resize(NLMSG_ALIGN(header.nlmsg_len));
-  kernel::must(
-      kernel::call(SYS_sendto, socket_.get(), message.data(), message.size(), 0, nullptr, 0),
-      "look at", subject);
+  kernel::Messages request;
+  request.begin(type, NLM_F_REQUEST | NLM_F_DUMP, head);
   std::vector<std::string> found;
-  for (;;)
-    for (std::string& answer : split_messages(receive(), subject)) {
-      header = header_of(answer);
-      if (header.nlmsg_flags & NLM_F_DUMP_INTR)
-        throw Error("look at", subject).because("it changed meanwhile").hint("try again");
-      if (header.nlmsg_type == NLMSG_DONE) return found;
-      if (header.nlmsg_type == NLMSG_ERROR) {
-        auto error = head_of<nlmsgerr>(answer).error;
-        kernel::must(error, "look at", subject);
-        return found;
-      }
-      found.push_back(std::move(answer));
-    }
+  netlink_.list(request, "look at", subject, [&](const nlmsghdr& header, std::string_view body) {
+    std::string& message = found.emplace_back(kernel::bytes_of(header));
+    message.append(body).resize(NLMSG_ALIGN(header.nlmsg_len));
+  });
+  return found;
 }
 
-int RouteLink::request(std::string message, uint16_t flags) {
-  nlmsghdr header = header_of(message);
-  header.nlmsg_flags = static_cast<uint16_t>(NLM_F_REQUEST | NLM_F_ACK | flags);
-  header.nlmsg_seq = ++sequence_;
-  header.nlmsg_pid = 0;
-  memcpy(message.data(), &header, sizeof header);
-  kernel::must(
-      kernel::call(SYS_sendto, socket_.get(), message.data(), message.size(), 0, nullptr, 0),
-      "change", subject);
-  for (;;)
-    for (const std::string& answer : split_messages(receive(), subject))
-      if (header_of(answer).nlmsg_type == NLMSG_ERROR) return head_of<nlmsgerr>(answer).error;
+long RouteLink::request(std::string_view message, uint16_t flags) {
+  kernel::Messages request;
+  request.begin(header_of(message).nlmsg_type,
+                static_cast<uint16_t>(NLM_F_REQUEST | NLM_F_ACK | flags),
+                message.substr(NLMSG_HDRLEN));
+  return netlink_.try_send(request, request.last(), "change", subject);
 }
 
 std::string_view attribute(std::string_view message, size_t head_size, uint16_t type) {
@@ -103,7 +60,6 @@ Head head_of(std::string_view message) {
   memcpy(&head, message.data() + NLMSG_HDRLEN, sizeof head);
   return head;
 }
-template nlmsgerr head_of<nlmsgerr>(std::string_view);
 template ifaddrmsg head_of<ifaddrmsg>(std::string_view);
 template rtmsg head_of<rtmsg>(std::string_view);
 template fib_rule_hdr head_of<fib_rule_hdr>(std::string_view);

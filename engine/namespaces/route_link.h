@@ -7,25 +7,22 @@
 #include <string_view>
 #include <vector>
 
-#include "base/unique_fd.h"
+#include "kernel/netlink.h"
 
 namespace stasis::engine::net {
 
 // In the network namespace of the calling thread.
 class RouteLink {
  public:
-  explicit RouteLink(int protocol = 0);  // NETLINK_ROUTE
+  explicit RouteLink(int protocol = NETLINK_ROUTE) : netlink_(protocol) {}
 
   // Whole messages, header and all, padded: what answers a request to list.
   std::vector<std::string> list(uint16_t type, std::string_view head);
   // `message` is a whole one; its flags are set here. 0 or -errno.
-  int request(std::string message, uint16_t flags);
+  long request(std::string_view message, uint16_t flags);
 
  private:
-  std::string receive();
-
-  UniqueFd socket_;
-  uint32_t sequence_ = 0;
+  kernel::Netlink netlink_;
 };
 
 // The attribute of that type behind a head of `head_size` bytes, or "".

@@ -153,7 +153,7 @@ std::optional<Messages> saved(const image::Checkpoint& checkpoint, const Saved& 
   return parse_saved(stem, kernel::read_all(checkpoint.dir.raw(stem).get(), stem + ".img"));
 }
 
-void must_change(int result, const char* operation, const char* what) {
+void must_change(long result, const char* operation, const char* what) {
   kernel::must(result, operation, fmt::format("{} of the network namespace", what));
 }
 
@@ -185,10 +185,10 @@ void restore_routes(RouteLink& link, Messages wanted) {
     memcpy(route.data() + NLMSG_HDRLEN, &head, sizeof head);
   }
   while (!wanted.empty()) {
-    int error = 0;
+    long error = 0;
     size_t before = wanted.size();
     std::erase_if(wanted, [&](const std::string& route) {
-      int result = link.request(route, NLM_F_CREATE | NLM_F_REPLACE);
+      long result = link.request(route, NLM_F_CREATE | NLM_F_REPLACE);
       if (result < 0) error = result;
       return result == 0 || result == -EEXIST;
     });
@@ -207,7 +207,7 @@ void restore_rules(RouteLink& link, const Messages& wanted) {
     if (named) must_change(link.request(as_removal(rule, RTM_DELRULE), 0), "remove", "a rule");
   }
   for (const std::string& rule : wanted) {
-    int result = link.request(rule, NLM_F_CREATE | NLM_F_EXCL);
+    long result = link.request(rule, NLM_F_CREATE | NLM_F_EXCL);
     if (result != -EEXIST) must_change(result, "add", "a rule");
   }
 }
