@@ -9,8 +9,8 @@
 #include <cstring>
 #include <string>
 
-#include "kernel/call.h"
 #include "kernel/fs.h"
+#include "kernel/socket.h"
 
 namespace stasis::rpc {
 namespace {
@@ -23,18 +23,13 @@ constexpr size_t errmsg_limit = 1024;
 
 Channel::Channel(int fd) {
   std::string name = fmt::format("descriptor {}", fd);
-  int type = 0;
-  socklen_t size = sizeof type;
-  kernel::must(kernel::call(SYS_getsockopt, fd, SOL_SOCKET, SO_TYPE, &type, &size),
-               "serve requests on", name);
+  int type = kernel::socket_option<int>(fd, SOL_SOCKET, SO_TYPE, "serve requests on", name);
   if (type != SOCK_SEQPACKET)
     throw Error("serve requests on", name).because("it isn't a SOCK_SEQPACKET socket");
   fd_.reset(fd);
   kernel::must(kernel::call(SYS_fcntl, fd, F_SETFD, FD_CLOEXEC), "serve requests on", name);
-  ucred peer{};
-  size = sizeof peer;
-  kernel::must(kernel::call(SYS_getsockopt, fd, SOL_SOCKET, SO_PEERCRED, &peer, &size),
-               "ask who is at the other end of", name);
+  auto peer = kernel::socket_option<ucred>(fd, SOL_SOCKET, SO_PEERCRED,
+                                           "ask who is at the other end of", name);
   peer_ = peer.pid;
 }
 

@@ -5,13 +5,11 @@
 #include <linux/icmpv6.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
-#include <sys/socket.h>
-#include <sys/syscall.h>
 
 #include <vector>
 
 #include "engine/files/socket_options.h"
-#include "kernel/call.h"
+#include "kernel/socket.h"
 
 #ifndef IP_NODEFRAG
 #define IP_NODEFRAG 22
@@ -26,19 +24,6 @@ namespace {
 
 // linux/icmp.h and netinet/icmp6.h: where these filters stand.
 constexpr int raw_icmp_filter = 1, icmp6_filter_option = 1;
-
-uint32_t get(int fd, int level, int option) {
-  uint32_t value = 0;
-  socklen_t size = sizeof value;
-  kernel::must(kernel::call(SYS_getsockopt, fd, level, option, &value, &size),
-               "read a socket's option", fmt::format("{}/{}", level, option));
-  return value;
-}
-
-void set(int fd, int level, int option, uint32_t value) {
-  kernel::must(kernel::call(SYS_setsockopt, fd, level, option, &value, sizeof value),
-               "set a socket's option", fmt::format("{}/{}", level, option));
-}
 
 bool is_six(const image::InetSkEntry& entry) { return entry.family() == AF_INET6; }
 
@@ -55,9 +40,10 @@ Filter icmp_filter_of(const image::InetSkEntry& entry) {
 
 void dump_raw(int fd, image::InetSkEntry& entry) {
   image::IpOptsRawEntry& raw = *entry.mutable_ip_opts()->mutable_raw();
-  if (get(fd, is_six(entry) ? IPPROTO_IPV6 : IPPROTO_IP, is_six(entry) ? IPV6_HDRINCL : IP_HDRINCL))
+  if (get_option(fd, is_six(entry) ? IPPROTO_IPV6 : IPPROTO_IP,
+                 is_six(entry) ? IPV6_HDRINCL : IP_HDRINCL))
     raw.set_hdrincl(true);
-  if (!is_six(entry) && get(fd, IPPROTO_IP, IP_NODEFRAG)) raw.set_nodefrag(true);
+  if (!is_six(entry) && get_option(fd, IPPROTO_IP, IP_NODEFRAG)) raw.set_nodefrag(true);
   Filter filter = icmp_filter_of(entry);
   if (filter.words == 0) return;
   std::vector<uint32_t> words(static_cast<size_t>(filter.words));
@@ -69,10 +55,10 @@ void dump_raw(int fd, image::InetSkEntry& entry) {
 
 void restore_raw(int fd, const image::InetSkEntry& entry) {
   const image::IpOptsRawEntry& raw = entry.ip_opts().raw();
-  if (raw.nodefrag() && !is_six(entry)) set(fd, IPPROTO_IP, IP_NODEFRAG, 1);
+  if (raw.nodefrag() && !is_six(entry)) set_option(fd, IPPROTO_IP, IP_NODEFRAG, 1);
   if (raw.has_hdrincl())
-    set(fd, is_six(entry) ? IPPROTO_IPV6 : IPPROTO_IP, is_six(entry) ? IPV6_HDRINCL : IP_HDRINCL,
-        raw.hdrincl());
+    set_option(fd, is_six(entry) ? IPPROTO_IPV6 : IPPROTO_IP,
+               is_six(entry) ? IPV6_HDRINCL : IP_HDRINCL, raw.hdrincl());
   Filter filter = icmp_filter_of(entry);
   if (filter.words == 0 || raw.icmpv_filter_size() != filter.words) return;
   kernel::must(kernel::call(SYS_setsockopt, fd, filter.level, filter.option,
@@ -81,19 +67,19 @@ void restore_raw(int fd, const image::InetSkEntry& entry) {
 }
 
 void dump_tcp(int fd, image::TcpOptsEntry& tcp) {
-  if (get(fd, IPPROTO_TCP, TCP_NODELAY)) tcp.set_nodelay(true);
-  if (get(fd, IPPROTO_TCP, TCP_CORK)) tcp.set_cork(true);
-  tcp.set_keepcnt(get(fd, IPPROTO_TCP, TCP_KEEPCNT));
-  tcp.set_keepidle(get(fd, IPPROTO_TCP, TCP_KEEPIDLE));
-  tcp.set_keepintvl(get(fd, IPPROTO_TCP, TCP_KEEPINTVL));
+  if (get_option(fd, IPPROTO_TCP, TCP_NODELAY)) tcp.set_nodelay(true);
+  if (get_option(fd, IPPROTO_TCP, TCP_CORK)) tcp.set_cork(true);
+  tcp.set_keepcnt(get_option(fd, IPPROTO_TCP, TCP_KEEPCNT));
+  tcp.set_keepidle(get_option(fd, IPPROTO_TCP, TCP_KEEPIDLE));
+  tcp.set_keepintvl(get_option(fd, IPPROTO_TCP, TCP_KEEPINTVL));
 }
 
 void restore_tcp(int fd, const image::InetSkEntry& entry) {
   const image::TcpOptsEntry& tcp = entry.tcp_opts();
   const image::SkOptsEntry& old = entry.opts();  // where older images have them
   auto restore = [&](int option, uint32_t value, bool there) {
-    if (there && value && get(fd, IPPROTO_TCP, option) != value)
-      set(fd, IPPROTO_TCP, option, value);
+    if (there && value && get_option(fd, IPPROTO_TCP, option) != value)
+      set_option(fd, IPPROTO_TCP, option, value);
   };
   restore(TCP_KEEPCNT, old.tcp_keepcnt(), old.has_tcp_keepcnt());
   restore(TCP_KEEPIDLE, old.tcp_keepidle(), old.has_tcp_keepidle());
@@ -107,17 +93,27 @@ void restore_tcp(int fd, const image::InetSkEntry& entry) {
 
 }  // namespace
 
+uint32_t get_option(int fd, int level, int option) {
+  return kernel::socket_option<uint32_t>(fd, level, option, "read a socket's option",
+                                         fmt::format("{}/{}", level, option));
+}
+
+void set_option(int fd, int level, int option, uint32_t value) {
+  kernel::set_socket_option(fd, level, option, value, "set a socket's option",
+                            fmt::format("{}/{}", level, option));
+}
+
 void dump_inet_options(int fd, image::InetSkEntry& entry) {
   image::IpOptsEntry& ip = *entry.mutable_ip_opts();
   if (is_six(entry)) {
-    entry.set_v6only(get(fd, IPPROTO_IPV6, IPV6_V6ONLY) != 0);
-    if (get(fd, IPPROTO_IPV6, IPV6_FREEBIND)) ip.set_freebind(true);
-    if (get(fd, IPPROTO_IPV6, IPV6_RECVPKTINFO)) ip.set_pktinfo(true);
+    entry.set_v6only(get_option(fd, IPPROTO_IPV6, IPV6_V6ONLY) != 0);
+    if (get_option(fd, IPPROTO_IPV6, IPV6_FREEBIND)) ip.set_freebind(true);
+    if (get_option(fd, IPPROTO_IPV6, IPV6_RECVPKTINFO)) ip.set_pktinfo(true);
   } else {
-    if (get(fd, IPPROTO_IP, IP_FREEBIND)) ip.set_freebind(true);
-    if (get(fd, IPPROTO_IP, IP_PKTINFO)) ip.set_pktinfo(true);
-    if (uint32_t tos = get(fd, IPPROTO_IP, IP_TOS)) ip.set_tos(tos);
-    if (uint32_t ttl = get(fd, IPPROTO_IP, IP_TTL)) ip.set_ttl(ttl);
+    if (get_option(fd, IPPROTO_IP, IP_FREEBIND)) ip.set_freebind(true);
+    if (get_option(fd, IPPROTO_IP, IP_PKTINFO)) ip.set_pktinfo(true);
+    if (uint32_t tos = get_option(fd, IPPROTO_IP, IP_TOS)) ip.set_tos(tos);
+    if (uint32_t ttl = get_option(fd, IPPROTO_IP, IP_TTL)) ip.set_ttl(ttl);
   }
   if (entry.type() == SOCK_RAW)
     dump_raw(fd, entry);
@@ -129,24 +125,24 @@ void dump_inet_options(int fd, image::InetSkEntry& entry) {
 void restore_binding_options(int fd, const image::InetSkEntry& entry) {
   // Nobody may set it for a raw socket.
   if (is_six(entry) && entry.has_v6only() &&
-      (get(fd, IPPROTO_IPV6, IPV6_V6ONLY) != 0) != entry.v6only())
-    set(fd, IPPROTO_IPV6, IPV6_V6ONLY, entry.v6only());
+      (get_option(fd, IPPROTO_IPV6, IPV6_V6ONLY) != 0) != entry.v6only())
+    set_option(fd, IPPROTO_IPV6, IPV6_V6ONLY, entry.v6only());
   if (entry.ip_opts().freebind())
-    set(fd, is_six(entry) ? IPPROTO_IPV6 : IPPROTO_IP, is_six(entry) ? IPV6_FREEBIND : IP_FREEBIND,
-        1);
+    set_option(fd, is_six(entry) ? IPPROTO_IPV6 : IPPROTO_IP,
+               is_six(entry) ? IPV6_FREEBIND : IP_FREEBIND, 1);
   restore_bound_device(fd, entry.opts());
 }
 
 void restore_inet_options(int fd, const image::InetSkEntry& entry) {
   const image::IpOptsEntry& ip = entry.ip_opts();
   if (is_six(entry)) {
-    if (ip.pktinfo()) set(fd, IPPROTO_IPV6, IPV6_RECVPKTINFO, 1);
+    if (ip.pktinfo()) set_option(fd, IPPROTO_IPV6, IPV6_RECVPKTINFO, 1);
   } else {
-    if (ip.pktinfo()) set(fd, IPPROTO_IP, IP_PKTINFO, 1);
-    if (ip.has_tos()) set(fd, IPPROTO_IP, IP_TOS, ip.tos());
+    if (ip.pktinfo()) set_option(fd, IPPROTO_IP, IP_PKTINFO, 1);
+    if (ip.has_tos()) set_option(fd, IPPROTO_IP, IP_TOS, ip.tos());
     // The value of the system's, which is read where none was set, is set by 0 only.
-    if (ip.has_ttl() && ip.ttl() != get(fd, IPPROTO_IP, IP_TTL))
-      set(fd, IPPROTO_IP, IP_TTL, ip.ttl());
+    if (ip.has_ttl() && ip.ttl() != get_option(fd, IPPROTO_IP, IP_TTL))
+      set_option(fd, IPPROTO_IP, IP_TTL, ip.ttl());
   }
   if (entry.type() == SOCK_RAW)
     restore_raw(fd, entry);

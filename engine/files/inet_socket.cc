@@ -44,14 +44,6 @@ bool claims(const Probe& probe) {
          std::end(protocols);
 }
 
-int get(int fd, int level, int option) {
-  int value = 0;
-  socklen_t size = sizeof value;
-  kernel::must(kernel::call(SYS_getsockopt, fd, level, option, &value, &size),
-               "read a socket's option", fmt::format("{}/{}", level, option));
-  return value;
-}
-
 struct InetSocket {
   int family = 0, type = 0, protocol = 0;
   InetEnds ends;
@@ -66,9 +58,9 @@ struct InetSocket {
 
 InetSocket look_at(int fd) {
   InetSocket socket;
-  socket.family = get(fd, SOL_SOCKET, SO_DOMAIN);
-  socket.type = get(fd, SOL_SOCKET, SO_TYPE);
-  socket.protocol = get(fd, SOL_SOCKET, SO_PROTOCOL);
+  socket.family = static_cast<int>(get_option(fd, SOL_SOCKET, SO_DOMAIN));
+  socket.type = static_cast<int>(get_option(fd, SOL_SOCKET, SO_TYPE));
+  socket.protocol = static_cast<int>(get_option(fd, SOL_SOCKET, SO_PROTOCOL));
   socket.ends = read_ends(fd, socket.family);
   if (socket.is_tcp()) {
     TcpInfo info = tcp_info(fd);
@@ -114,7 +106,7 @@ Trouble trouble_with(int fd, const InetSocket& socket, const DumpPlan& plan) {
   socklen_t count = 0;
   if (kernel::call(SYS_getsockopt, fd, SOL_SOCKET, SO_GET_FILTER, nullptr, &count) == -EACCES)
     return {"with an eBPF filter", "it cannot be written down"};
-  if (socket.is_udp() && get(fd, IPPROTO_UDP, UDP_CORK))
+  if (socket.is_udp() && get_option(fd, IPPROTO_UDP, UDP_CORK))
     return {"that is corked, with a datagram half written", "try again when it is sent"};
   return socket.is_tcp() ? with_tcp(fd, socket, plan) : Trouble{};
 }
@@ -199,11 +191,6 @@ std::string describe(const image::InetSkEntry& entry) {
   return fmt::format("{} {}", name, ends_of(entry).local.text());
 }
 
-void set(int fd, int level, int option, int value) {
-  kernel::must(kernel::call(SYS_setsockopt, fd, level, option, &value, sizeof value),
-               "set a socket's option", fmt::format("{}/{}", level, option));
-}
-
 void bind_to(Restorer& restorer, int fd, const image::InetSkEntry& entry) {
   InetAddress local = ends_of(entry).local;
   if (local.port == 0 && local.any()) return;
@@ -214,9 +201,9 @@ void bind_to(Restorer& restorer, int fd, const image::InetSkEntry& entry) {
   restorer.in_network([&] {
     if (entry.has_ifname()) local.scope = if_nametoindex(entry.ifname().c_str());
     socklen_t size = to_sockaddr(local, address);
-    if (early) set(fd, IPPROTO_IPV6, IPV6_FREEBIND, 1);
+    if (early) set_option(fd, IPPROTO_IPV6, IPV6_FREEBIND, 1);
     bound = kernel::call(SYS_bind, fd, &address, size);
-    if (early && !entry.ip_opts().freebind()) set(fd, IPPROTO_IPV6, IPV6_FREEBIND, 0);
+    if (early && !entry.ip_opts().freebind()) set_option(fd, IPPROTO_IPV6, IPV6_FREEBIND, 0);
   });
   if (bound == -EADDRNOTAVAIL)
     throw Error("restore", describe(entry))
@@ -300,13 +287,13 @@ Sharing sharing_of(const Restorer& restorer, const image::InetSkEntry& entry) {
 
 void share(Restorer& restorer, int fd, const image::InetSkEntry& entry) {
   Sharing sharing = sharing_of(restorer, entry);
-  set(fd, SOL_SOCKET, SO_REUSEADDR, sharing.address);
-  set(fd, SOL_SOCKET, SO_REUSEPORT, sharing.port);
+  set_option(fd, SOL_SOCKET, SO_REUSEADDR, sharing.address);
+  set_option(fd, SOL_SOCKET, SO_REUSEPORT, sharing.port);
   bool address = entry.opts().reuseaddr(), port = entry.opts().so_reuseport();
   if (address == sharing.address && port == sharing.port) return;
   restorer.when_all_are_made([fd, address, port] {
-    set(fd, SOL_SOCKET, SO_REUSEADDR, address);
-    set(fd, SOL_SOCKET, SO_REUSEPORT, port);
+    set_option(fd, SOL_SOCKET, SO_REUSEADDR, address);
+    set_option(fd, SOL_SOCKET, SO_REUSEPORT, port);
   });
 }
 
@@ -334,7 +321,7 @@ UniqueFd make(Restorer& restorer, const image::FileEntry& file) {
     make_unconnected(restorer, fd.get(), entry);
   restore_inet_options(fd.get(), entry);
   if (!is_connection(entry))
-    set(fd.get(), SOL_SOCKET, SO_REUSEADDR, sharing_of(restorer, entry).address);
+    set_option(fd.get(), SOL_SOCKET, SO_REUSEADDR, sharing_of(restorer, entry).address);
   // Of a socket without another end it is noted all the same, which the kernel calls an error.
   if (entry.has_shutdown() && entry.shutdown() != image::NONE && !is_connection(entry))
     kernel::call(SYS_shutdown, fd.get(), static_cast<int>(entry.shutdown()) - 1);

@@ -6,6 +6,8 @@
 #include <sys/socket.h>
 #include <sys/syscall.h>
 
+#include <array>
+
 #include "engine/files/dumper.h"
 #include "engine/files/owner.h"
 #include "engine/files/reopen.h"
@@ -13,6 +15,7 @@
 #include "engine/files/socket_network.h"
 #include "engine/files/socket_options.h"
 #include "kernel/fs.h"
+#include "kernel/socket.h"
 
 namespace stasis::engine::files {
 
@@ -56,12 +59,9 @@ uint32_t group_of(uint32_t mask) {
 }
 
 void dump_groups(int fd, image::NetlinkSkEntry& entry) {
-  uint32_t words[32] = {};
-  socklen_t size = sizeof words;
-  kernel::must(
-      kernel::call(SYS_getsockopt, fd, SOL_NETLINK, NETLINK_LIST_MEMBERSHIPS, words, &size),
-      "read the groups of", "a netlink socket");
-  size_t count = std::min<size_t>(size / sizeof words[0], 32);
+  auto words = kernel::socket_option<std::array<uint32_t, 32>>(
+      fd, SOL_NETLINK, NETLINK_LIST_MEMBERSHIPS, "read the groups of", "a netlink socket");
+  size_t count = words.size();
   while (count > 0 && words[count - 1] == 0) --count;
   for (size_t i = 0; i < count; ++i) entry.add_groups(words[i]);
 }
@@ -73,10 +73,8 @@ void dump(Dumper& dumper, const OpenFile& file, image::FileEntry& entry) {
         .because("it " + trouble->what)
         .hint(trouble->remedy);
   image::NetlinkSkEntry& netlink = *entry.mutable_nlsk();
-  int protocol = 0;
-  socklen_t size = sizeof protocol;
-  kernel::must(kernel::call(SYS_getsockopt, fd, SOL_SOCKET, SO_PROTOCOL, &protocol, &size),
-               "read the protocol of", "a netlink socket");
+  int protocol = kernel::socket_option<int>(fd, SOL_SOCKET, SO_PROTOCOL, "read the protocol of",
+                                            "a netlink socket");
   const sockaddr_nl own = name_of<SYS_getsockname>(fd), other = name_of<SYS_getpeername>(fd);
   netlink.set_id(file.id);
   netlink.set_ino(static_cast<uint32_t>(file.probe.stat.stx_ino));
@@ -108,9 +106,8 @@ void bind_to(Restorer& restorer, int fd, const image::NetlinkSkEntry& entry) {
     for (int bit = 0; bit < groups_at_bind; ++bit) {
       if (!(entry.groups(word) >> bit & 1)) continue;
       int group = word * groups_at_bind + bit + 1;
-      kernel::must(kernel::call(SYS_setsockopt, fd, SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, &group,
-                                sizeof group),
-                   "join", fmt::format("netlink group {}", group));
+      kernel::set_socket_option(fd, SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, group, "join",
+                                fmt::format("netlink group {}", group));
     }
 }
 

@@ -20,6 +20,7 @@
 #include "engine/files/socket_network.h"
 #include "engine/files/socket_options.h"
 #include "kernel/fs.h"
+#include "kernel/socket.h"
 
 namespace stasis::engine::files {
 
@@ -121,8 +122,8 @@ void dump(Dumper& dumper, const OpenFile& file, image::FileEntry& entry) {
 
 template <typename T>
 void set(int fd, int option, const T& value) {
-  kernel::must(kernel::call(SYS_setsockopt, fd, SOL_PACKET, option, &value, sizeof value),
-               "set a packet socket's option", fmt::format("{}", option));
+  kernel::set_socket_option(fd, SOL_PACKET, option, value, "set a packet socket's option",
+                            std::to_string(option));
 }
 
 // The old kind is bound to a device by its name.

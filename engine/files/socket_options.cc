@@ -1,16 +1,14 @@
 #include "engine/files/socket_options.h"
 
-#include <fmt/core.h>
 #include <linux/filter.h>
 #include <net/if.h>
-#include <sys/socket.h>
-#include <sys/syscall.h>
 #include <sys/time.h>
 
+#include <array>
 #include <string>
 #include <vector>
 
-#include "kernel/call.h"
+#include "kernel/socket.h"
 
 #ifndef SO_BUF_LOCK
 #define SO_BUF_LOCK 72
@@ -22,17 +20,14 @@ namespace {
 
 template <typename T>
 T get(int fd, int option) {
-  T value{};
-  socklen_t size = sizeof value;
-  kernel::must(kernel::call(SYS_getsockopt, fd, SOL_SOCKET, option, &value, &size),
-               "read a socket's option", fmt::format("{}", option));
-  return value;
+  return kernel::socket_option<T>(fd, SOL_SOCKET, option, "read a socket's option",
+                                  std::to_string(option));
 }
 
 template <typename T>
 void set(int fd, int option, const T& value) {
-  kernel::must(kernel::call(SYS_setsockopt, fd, SOL_SOCKET, option, &value, sizeof value),
-               "set a socket's option", fmt::format("{}", option));
+  kernel::set_socket_option(fd, SOL_SOCKET, option, value, "set a socket's option",
+                            std::to_string(option));
 }
 
 // Setting a value that is there already would need privileges for some.
@@ -48,11 +43,9 @@ bool passes_credentials(int fd) {
 }
 
 void dump_device(int fd, image::SkOptsEntry& options) {
-  char name[IFNAMSIZ] = {};
-  socklen_t size = sizeof name;
-  kernel::must(kernel::call(SYS_getsockopt, fd, SOL_SOCKET, SO_BINDTODEVICE, name, &size),
-               "read the device of", "a socket");
-  if (size > 0 && name[0]) options.set_so_bound_dev(name);
+  auto name = kernel::socket_option<std::array<char, IFNAMSIZ>>(fd, SOL_SOCKET, SO_BINDTODEVICE,
+                                                                "read the device of", "a socket");
+  if (name[0]) options.set_so_bound_dev(name.data());
 }
 
 // An instruction is one number of the image. An eBPF program can't be read back: EACCES.

@@ -4,8 +4,6 @@
 #include <linux/tcp.h>
 #include <netinet/in.h>
 #include <sys/ioctl.h>
-#include <sys/socket.h>
-#include <sys/syscall.h>
 
 #include <algorithm>
 #include <cstring>
@@ -13,7 +11,7 @@
 
 #include "engine/files/socket_options.h"
 #include "engine/files/tcp_segment.h"
-#include "kernel/call.h"
+#include "kernel/socket.h"
 
 namespace stasis::engine::files {
 
@@ -34,25 +32,17 @@ constexpr int option_window = 3, option_sack = 4, option_timestamp = 8, option_m
 
 template <typename T>
 T get(int fd, int option) {
-  T value{};
-  socklen_t size = sizeof value;
-  kernel::must(kernel::call(SYS_getsockopt, fd, IPPROTO_TCP, option, &value, &size),
-               "read the state of", "a TCP connection");
-  return value;
+  return kernel::socket_option<T>(fd, IPPROTO_TCP, option, "read the state of", "a TCP connection");
 }
 
 template <typename T>
 void set(int fd, int option, const T& value, const std::string& name) {
-  kernel::must(kernel::call(SYS_setsockopt, fd, IPPROTO_TCP, option, &value, sizeof value),
-               "restore the state of", name);
+  kernel::set_socket_option(fd, IPPROTO_TCP, option, value, "restore the state of", name);
 }
 
 bool get_reuseaddr(int fd) {
-  int value = 0;
-  socklen_t size = sizeof value;
-  kernel::must(kernel::call(SYS_getsockopt, fd, SOL_SOCKET, SO_REUSEADDR, &value, &size),
-               "read the options of", "a TCP connection");
-  return value != 0;
+  return kernel::socket_option<int>(fd, SOL_SOCKET, SO_REUSEADDR, "read the options of",
+                                    "a TCP connection") != 0;
 }
 
 uint32_t amount(int fd, unsigned long what) {

@@ -4,13 +4,11 @@
 #include <netinet/ip.h>
 #include <netinet/ip6.h>
 #include <netinet/tcp.h>
-#include <sys/socket.h>
-#include <sys/syscall.h>
 
 #include <cstring>
 #include <string_view>
 
-#include "kernel/call.h"
+#include "kernel/socket.h"
 
 namespace stasis::engine::files {
 
@@ -90,9 +88,7 @@ void send_segment(const Segment& segment) {
   long made =
       kernel::call(SYS_socket, four ? AF_INET : AF_INET6, SOCK_RAW | SOCK_CLOEXEC, IPPROTO_RAW);
   UniqueFd raw(static_cast<int>(kernel::must(made, "send", name)));
-  kernel::must(kernel::call(SYS_setsockopt, raw.get(), SOL_SOCKET, SO_MARK, &segment_mark,
-                            sizeof segment_mark),
-               "send", name);
+  kernel::set_socket_option(raw.get(), SOL_SOCKET, SO_MARK, segment_mark, "send", name);
   InetAddress to = segment.to;
   to.port = 0;  // a raw socket takes a protocol for it
   if (four) {

@@ -15,6 +15,7 @@
 #include "engine/image/check.h"
 #include "engine/image/checkpoint.h"
 #include "kernel/fs.h"
+#include "kernel/socket.h"
 
 namespace stasis::engine::files {
 
@@ -27,8 +28,7 @@ Error trouble(const image::UnixSkEntry& entry, const std::string& cause) {
 }
 
 void set_option(int fd, int option, int value) {
-  kernel::must(kernel::call(SYS_setsockopt, fd, SOL_SOCKET, option, &value, sizeof value),
-               "set an option of", "a unix socket");
+  kernel::set_socket_option(fd, SOL_SOCKET, option, value, "set an option of", "a unix socket");
 }
 
 }  // namespace

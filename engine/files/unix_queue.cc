@@ -18,6 +18,7 @@
 #include "engine/files/restorer.h"
 #include "engine/image/image.h"
 #include "kernel/fs.h"
+#include "kernel/socket.h"
 
 namespace stasis::engine::files {
 
@@ -34,18 +35,13 @@ struct Peeked {
   bool nothing = false;  // the queue has come to its end
 };
 
-template <typename T>
-T option(int fd, int name) {
-  T value{};
-  socklen_t size = sizeof value;
-  kernel::must(kernel::call(SYS_getsockopt, fd, SOL_SOCKET, name, &value, &size), "look at",
-               "a socket");
-  return value;
+int option(int fd, int name) {
+  return kernel::socket_option<int>(fd, SOL_SOCKET, name, "look at", "a socket");
 }
 
 void set_peek_offset(int fd, int offset) {
-  kernel::must(kernel::call(SYS_setsockopt, fd, SOL_SOCKET, SO_PEEK_OFF, &offset, sizeof offset),
-               "set the peek offset of", "a socket");
+  kernel::set_socket_option(fd, SOL_SOCKET, SO_PEEK_OFF, offset, "set the peek offset of",
+                            "a socket");
 }
 
 void take_control(msghdr& message, Peeked& peeked) {
@@ -70,7 +66,7 @@ void take_control(msghdr& message, Peeked& peeked) {
 class Queue {
  public:
   Queue(Dumper& dumper, const OpenFile& file)
-      : dumper_(dumper), file_(file), fd_(file.fd.get()), before_(option<int>(fd_, SO_PEEK_OFF)) {}
+      : dumper_(dumper), file_(file), fd_(file.fd.get()), before_(option(fd_, SO_PEEK_OFF)) {}
   // An engine that is killed can't put the mark back: it is set where there must be one.
   ~Queue() {
     if (marked_)
@@ -232,9 +228,9 @@ struct Control {
 void dump_unix_queue(Dumper& dumper, const OpenFile& file) {
   constexpr int end_of_input = 1;  // RCV_SHUTDOWN
   int fd = file.fd.get();
-  if (option<int>(fd, SO_ACCEPTCONN)) return;
+  if (option(fd, SO_ACCEPTCONN)) return;
   const image::UnixSkEntry& entry = file.entry.usk();
-  if (int offset = option<int>(fd, SO_PEEK_OFF); offset >= 0)
+  if (int offset = option(fd, SO_PEEK_OFF); offset >= 0)
     dumper.unix_more(entry.ino()).set_peek_offset(static_cast<uint32_t>(offset));
   int waiting = 0;
   kernel::must(kernel::call(SYS_ioctl, fd, FIONREAD, &waiting), "look into the queue of",
@@ -246,7 +242,7 @@ void dump_unix_queue(Dumper& dumper, const OpenFile& file) {
     return;
   }
   // A packet is never larger than what its sender may have under way.
-  size_t most = std::max<size_t>({size, static_cast<size_t>(option<int>(fd, SO_SNDBUF)), 1 << 20});
+  size_t most = std::max<size_t>({size, static_cast<size_t>(option(fd, SO_SNDBUF)), 1 << 20});
   Queue(dumper, file).dump_packets(most, (entry.shutdown() & end_of_input) != 0);
 }
 
