@@ -1,8 +1,6 @@
 #include "engine/files/dead_task.h"
 
 #include <fmt/core.h>
-#include <linux/sched.h>
-#include <sched.h>
 #include <signal.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -11,6 +9,7 @@
 #include "base/scope_exit.h"
 #include "base/text.h"
 #include "engine/mounts/tree.h"
+#include "engine/tasks/clone_as.h"
 #include "kernel/fs.h"
 
 namespace stasis::engine::files {
@@ -28,21 +27,14 @@ std::optional<pid_t> process_of(std::string path, const std::string& mountpoint)
 
 void with_process(pid_t init, pid_t id, const std::function<void()>& action) {
   UniqueFd ns = kernel::open(fmt::format("/proc/{}/ns/pid", init), O_RDONLY);
-  UniqueFd home = kernel::open("/proc/self/ns/pid", O_RDONLY);
-  kernel::must(kernel::call(SYS_setns, ns.get(), CLONE_NEWPID), "enter", "the pid namespace");
-  clone_args args{};
-  args.set_tid = reinterpret_cast<uint64_t>(&id);
-  args.set_tid_size = 1;
-  long pid = kernel::call(SYS_clone3, &args, sizeof args);
-  if (pid == 0)
+  long pid = clone_into(ns.get(), id, 0, [] {
     for (;;) pause();
-  long back = kernel::call(SYS_setns, home.get(), CLONE_NEWPID);
+  });
   kernel::must(pid, "make a process with id", std::to_string(id));
   ScopeExit end([pid] {
     kernel::call(SYS_kill, pid, SIGKILL);
     while (kernel::call(SYS_wait4, pid, nullptr, __WALL, nullptr) == -EINTR) continue;
   });
-  kernel::must(back, "return to", "our own pid namespace");
   action();
 }
 

@@ -1,8 +1,6 @@
 #include "engine/tasks/pid_chooser.h"
 
 #include <fmt/format.h>
-#include <linux/sched.h>
-#include <sched.h>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
@@ -11,38 +9,11 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <cstdlib>
 
-#include "base/scope_exit.h"
-#include "base/text.h"
+#include "engine/tasks/clone_as.h"
 #include "kernel/fs.h"
 
 namespace stasis::engine {
-
-namespace {
-
-constexpr int tries = 64;
-
-}  // namespace
-
-// High ids: a container counts up from 1, and the helper must not take one that is wanted.
-long clone_high(uint64_t flags) {
-  auto highest = text::to_int<int>(text::trim(kernel::read_file("/proc/sys/kernel/pid_max")));
-  pid_t wanted = highest.value_or(32768);
-  for (int i = 0; i < tries; ++i) {
-    --wanted;
-    clone_args args{};
-    args.flags = flags;
-    args.set_tid = reinterpret_cast<uint64_t>(&wanted);
-    args.set_tid_size = 1;
-    long pid = kernel::call(SYS_clone3, &args, sizeof args);
-    if (pid == -EINVAL && wanted > 32768)
-      wanted = 32768;  // the namespace has a pid_max of its own
-    else if (pid != -EEXIST)
-      return pid;
-  }
-  return -EEXIST;
-}
 
 PidChooser::PidChooser(pid_t init) {
   int ends[2];
@@ -53,15 +24,10 @@ PidChooser::PidChooser(pid_t init) {
   // The namespace that counts is the writer's, not the opener's.
   UniqueFd counter = kernel::open("/proc/sys/kernel/ns_last_pid", O_WRONLY);
   UniqueFd ns = kernel::open(fmt::format("/proc/{}/ns/pid", init), O_RDONLY);
-  UniqueFd home = kernel::open("/proc/self/ns/pid", O_RDONLY);
-  kernel::must(kernel::call(SYS_setns, ns.get(), CLONE_NEWPID), "enter", "the pid namespace");
-  long pid = clone_high(0);
-  if (pid == 0) {
+  long pid = clone_into(ns.get(), 0, 0, [&] {
     channel_.reset();
     serve(theirs.get(), counter.get());
-  }
-  kernel::must(kernel::call(SYS_setns, home.get(), CLONE_NEWPID), "return to",
-               "our own pid namespace");
+  });
   helper_ = static_cast<pid_t>(kernel::must(pid, "make a helper in", "the pid namespace"));
 }
 

@@ -5,15 +5,9 @@
 
 #include <sys/types.h>
 
-#include <cstdint>
-
 #include "base/unique_fd.h"
 
 namespace stasis::engine {
-
-// clone3 in the pid namespace for children of this thread, with an id that nobody
-// else is likely to want. 0 in the child; -errno.
-long clone_high(uint64_t flags);
 
 class PidChooser {
  public:

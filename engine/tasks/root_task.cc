@@ -2,7 +2,6 @@
 
 #include <fmt/format.h>
 #include <linux/ptrace.h>
-#include <linux/sched.h>
 #include <sched.h>
 #include <signal.h>
 #include <sys/socket.h>
@@ -13,6 +12,7 @@
 #include <utility>
 
 #include "base/report.h"
+#include "engine/tasks/clone_as.h"
 #include "kernel/fs.h"
 
 #ifndef CLONE_NEWTIME
@@ -61,14 +61,9 @@ RootTask::RootTask(const namespaces::Layout& layout, pid_t ns_pid, bool sibling,
   // and a fault must get through all the same.
   uint64_t blocked = ~(uint64_t{1} << (SIGTRAP - 1) | uint64_t{1} << (SIGSEGV - 1)), before = 0;
   kernel::must(kernel::call(SYS_rt_sigprocmask, SIG_BLOCK, &blocked, &before, 8), "block signals");
-  pid_t wanted = ns_pid;
-  clone_args args{};
-  args.flags = layout.clone_flags | (sibling ? CLONE_PARENT : 0);
   // With CLONE_PARENT the kernel takes our own exit signal and wants 0 here.
-  args.exit_signal = sibling ? 0 : SIGCHLD;
-  args.set_tid = reinterpret_cast<uint64_t>(&wanted);
-  args.set_tid_size = 1;
-  long pid = kernel::call(SYS_clone3, &args, sizeof args);
+  long pid = sibling ? clone_as(ns_pid, layout.clone_flags | CLONE_PARENT)
+                     : clone_as(ns_pid, layout.clone_flags, SIGCHLD);
   if (pid == 0) {
     ours.reset();
     run_inside(theirs.get(), inside);
