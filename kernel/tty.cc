@@ -6,21 +6,30 @@
 
 namespace stasis::kernel {
 
+namespace {
+
+template <typename T>
+T read(int fd, unsigned long request, std::string_view what) {
+  T value{};
+  tty_ioctl(fd, request, &value, what);
+  return value;
+}
+
+void set(int fd, unsigned long request, int flag, std::string_view what) {
+  tty_ioctl(fd, request, &flag, what);
+}
+
+}  // namespace
+
 bool is_hung_up(int fd) {
   termios settings{};
   return call(SYS_ioctl, fd, TCGETS, &settings) == -EIO;
 }
 
-termios tty_settings(int fd) {
-  termios settings{};
-  tty_ioctl(fd, TCGETS, &settings, "read the settings of");
-  return settings;
-}
+termios tty_settings(int fd) { return read<termios>(fd, TCGETS, "read the settings of"); }
 
 termios locked_tty_settings(int fd) {
-  termios locked{};
-  tty_ioctl(fd, TIOCGLCKTRMIOS, &locked, "read the locked settings of");
-  return locked;
+  return read<termios>(fd, TIOCGLCKTRMIOS, "read the locked settings of");
 }
 
 void set_tty_settings(int fd, const termios& settings) {
@@ -31,51 +40,25 @@ void lock_tty_settings(int fd, const termios& locked) {
   tty_ioctl(fd, TIOCSLCKTRMIOS, &locked, "lock the settings of");
 }
 
-int pty_index(int master) {
-  int index = 0;
-  tty_ioctl(master, TIOCGPTN, &index, "read the number of");
-  return index;
-}
+int pty_index(int master) { return read<int>(master, TIOCGPTN, "read the number of"); }
 
-unsigned tty_device(int fd) {
-  unsigned device = 0;
-  tty_ioctl(fd, TIOCGDEV, &device, "read the device of");
-  return device;
-}
+unsigned tty_device(int fd) { return read<unsigned>(fd, TIOCGDEV, "read the device of"); }
 
-int line_discipline(int fd) {
-  int discipline = 0;
-  tty_ioctl(fd, TIOCGETD, &discipline, "read the line discipline of");
-  return discipline;
-}
+int line_discipline(int fd) { return read<int>(fd, TIOCGETD, "read the line discipline of"); }
 
-bool is_pty_locked(int master) {
-  int locked = 0;
-  tty_ioctl(master, TIOCGPTLCK, &locked, "read the lock of");
-  return locked != 0;
-}
+bool is_pty_locked(int master) { return read<int>(master, TIOCGPTLCK, "read the lock of") != 0; }
 
-void set_pty_locked(int master, bool locked) {
-  int value = locked;
-  tty_ioctl(master, TIOCSPTLCK, &value, "lock or unlock");
-}
+void set_pty_locked(int master, bool locked) { set(master, TIOCSPTLCK, locked, "lock or unlock"); }
 
 bool is_tty_exclusive(int fd) {
-  int exclusive = 0;
-  tty_ioctl(fd, TIOCGEXCL, &exclusive, "read the exclusive mode of");
-  return exclusive != 0;
+  return read<int>(fd, TIOCGEXCL, "read the exclusive mode of") != 0;
 }
 
 bool has_packet_mode(int master) {
-  int on = 0;
-  tty_ioctl(master, TIOCGPKT, &on, "read the packet mode of");
-  return on != 0;
+  return read<int>(master, TIOCGPKT, "read the packet mode of") != 0;
 }
 
-void set_packet_mode(int master, bool on) {
-  int value = on;
-  tty_ioctl(master, TIOCPKT, &value, "set the packet mode of");
-}
+void set_packet_mode(int master, bool on) { set(master, TIOCPKT, on, "set the packet mode of"); }
 
 pid_t session_of_pty(int master) {
   pid_t session = 0;
