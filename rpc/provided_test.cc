@@ -16,8 +16,8 @@
 using namespace stasis;
 using namespace stasis::rpc;
 using Catch::Matchers::Contains;
+using engine::Scratch;
 using engine::files::Child;
-using engine::files::Scratch;
 using engine::files::Written;
 
 namespace {

@@ -8,7 +8,6 @@
 
 #include <catch2/catch.hpp>
 #include <csignal>
-#include <filesystem>
 #include <functional>
 #include <map>
 #include <stdexcept>
@@ -19,6 +18,7 @@
 #include "engine/files/restorer.h"
 #include "engine/files/unix_doer.h"
 #include "engine/image/checkpoint.h"
+#include "engine/scratch_test.h"
 #include "kernel/fs.h"
 
 namespace stasis::engine::files {
@@ -69,20 +69,6 @@ class Child {
   pid_t pid_ = -1;
 };
 
-class Scratch {
- public:
-  Scratch() {
-    char name[] = "/tmp/files_test.XXXXXX";
-    path_ = mkdtemp(name);
-  }
-  ~Scratch() { std::filesystem::remove_all(path_); }
-  std::string operator/(const std::string& name) const { return path_ + "/" + name; }
-  const std::string& path() const { return path_; }
-
- private:
-  std::string path_;
-};
-
 inline std::vector<image::PipeData> pipe_data(const image::ImageDir& dir, const std::string& stem) {
   std::vector<image::PipeData> all;
   if (!dir.has(stem)) return all;
@@ -105,9 +91,8 @@ struct Written {
     plan.mounts = mountmap::MountTable::read(plan.root);
     if (change) change(plan);
     NullLog log;
-    UniqueFd dir = kernel::open(scratch.path(), O_RDONLY | O_DIRECTORY);
     {
-      image::ImageWriter writer(dir.get());
+      image::ImageWriter writer(scratch.fd());
       Dumper dumper(plan, writer, log);
       uint32_t table = 1;
       for (pid_t pid : pids) dumper.descriptors(pid, kernel::pidfd_open(pid).get(), table++);
@@ -118,7 +103,7 @@ struct Written {
       inventory.set_img_version(1);
       writer.publish(inventory);
     }
-    checkpoint.dir = image::ImageDir::open(dir.get());
+    checkpoint.dir = image::ImageDir::open(scratch.fd());
     for (auto& entry : checkpoint.dir.all<image::FileEntry>("files"))
       checkpoint.files[entry.id()] = entry;
     for (uint32_t table = 1; table <= pids.size(); ++table) {

@@ -25,7 +25,7 @@
 #include "kernel/mount_api.h"
 
 using namespace stasis;
-using engine::mounts::test::TempDir;
+using engine::Scratch;
 
 namespace {
 
@@ -122,7 +122,7 @@ void fill(const UniqueFd& root) {
   utimensat(AT_FDCWD, make("").c_str(), times, 0);
 }
 
-UniqueFd temp_file(const TempDir& dir, const std::string& name) {
+UniqueFd temp_file(const Scratch& dir, const std::string& name) {
   return UniqueFd(::open((dir.path() + "/" + name).c_str(), O_RDWR | O_CREAT, 0600));
 }
 
@@ -130,7 +130,7 @@ UniqueFd temp_file(const TempDir& dir, const std::string& name) {
 
 TEST_CASE("content is the same after packing and unpacking") {
   if (skip()) return;
-  TempDir dir;
+  Scratch dir;
   auto from = make_tmpfs(), to = make_tmpfs();
   fill(from);
   auto expected = picture(from);
@@ -152,7 +152,7 @@ TEST_CASE("content is the same after packing and unpacking") {
 
 TEST_CASE("GNU tar reads our archives, and we read its, the way CRIU runs it") {
   if (skip()) return;
-  TempDir dir;
+  Scratch dir;
   auto from = make_tmpfs(), by_tar = make_tmpfs(), by_us = make_tmpfs();
   fill(from);
   lremovexattr(at(from, "plain").c_str(), "trusted.mine");
@@ -185,7 +185,7 @@ TEST_CASE("GNU tar reads our archives, and we read its, the way CRIU runs it") {
 
 TEST_CASE("an archive cannot reach out of its tree") {
   if (skip()) return;
-  TempDir dir;
+  Scratch dir;
   struct Item {
     std::string path, link;
     mode_t type;
@@ -237,7 +237,7 @@ TEST_CASE("an archive cannot reach out of its tree") {
 
 TEST_CASE("a damaged archive is an error, and a full file system one, too") {
   if (skip()) return;
-  TempDir dir;
+  Scratch dir;
   auto from = make_tmpfs();
   write_to(at(from, "large"), std::string(2 << 20, 'x'));
   auto file = temp_file(dir, "good");

@@ -44,7 +44,7 @@ std::string text_of(const std::string& path) {
 
 // Host side: a root directory and sources.
 struct Host {
-  TempDir dir;
+  Scratch dir;
   std::string root = dir.path() + "/rootfs", data = dir.path() + "/data",
               file = dir.path() + "/hosts", image = dir.path() + "/image";
   Host() {

@@ -75,7 +75,7 @@ class Container {
     return mkfifo((bundle() + "/rootfs/fifo").c_str(), 0600) == 0;
   }
 
-  TempDir dir_;
+  Scratch dir_;
   bool started_ = false;
   pid_t pid_ = 0;
 };
@@ -123,7 +123,7 @@ TEST_CASE("the mounts of a container that CRIU has written down can be built") {
   REQUIRE(dir.valid());
   auto checkpoint = image::load(dir.get());
   const auto& entries = checkpoint.mounts.at(checkpoint.root().ids.mnt_ns_id());
-  TempDir host;
+  Scratch host;
   RestorePlan plan;
   plan.root = host.path() + "/rootfs";
   for (const char* place : {"/etc", "/proc", "/dev", "/sys/fs/cgroup", "/tmp", "/data"})

@@ -8,22 +8,13 @@
 #include <unistd.h>
 
 #include <csignal>
-#include <cstdlib>
 #include <exception>
-#include <filesystem>
 
 #include "base/error.h"
 #include "engine/image/image.h"
 #include "kernel/fs.h"
 
 namespace stasis::engine::mounts::test {
-
-TempDir::TempDir() {
-  char pattern[] = "/tmp/mounts-test-XXXXXX";
-  path_ = mkdtemp(pattern);
-}
-
-TempDir::~TempDir() { std::filesystem::remove_all(path_); }
 
 Sandbox::Sandbox(const std::function<void()>& setup, int more) {
   int said[2], stay[2];

@@ -10,22 +10,10 @@
 
 #include "engine/image/checkpoint.h"
 #include "engine/mounts/mounts.h"
+#include "engine/scratch_test.h"
 #include "mountmap/mount_table.h"
 
 namespace stasis::engine::mounts::test {
-
-// A directory that goes away with its content.
-class TempDir {
- public:
-  TempDir();
-  TempDir(const TempDir&) = delete;
-  TempDir& operator=(const TempDir&) = delete;
-  ~TempDir();
-  const std::string& path() const { return path_; }
-
- private:
-  std::string path_;
-};
 
 // A process that has run `setup` in new namespaces (`more`: CLONE_NEW* beside
 // mount, pid, ipc and network) and stays.

@@ -13,6 +13,7 @@
 
 #include "base/scope_exit.h"
 #include "engine/namespaces/cgroup_dumper.h"
+#include "engine/scratch_test.h"
 #include "kernel/fs.h"
 
 using namespace stasis;
@@ -152,10 +153,7 @@ image::Checkpoint checkpoint_of(const image::CgroupEntry& cgroup, uint32_t set,
 }
 
 image::CgroupEntry dump(pid_t root, pid_t other, uint32_t& root_set, uint32_t& other_set) {
-  std::string path = "/tmp/ns-cgroup-XXXXXX";
-  REQUIRE(mkdtemp(path.data()));
-  ScopeExit gone([&] { std::filesystem::remove_all(path); });
-  UniqueFd dir = kernel::open(path, O_RDONLY | O_DIRECTORY);
+  Scratch dir;
   DumpPlan plan;
   plan.root = root;
   namespaces::NsIds ids(root);
@@ -163,13 +161,13 @@ image::CgroupEntry dump(pid_t root, pid_t other, uint32_t& root_set, uint32_t& o
   root_set = dumper.set_of(root, root);
   other_set = dumper.set_of(other, other);
   CHECK(dumper.set_of(root, root) == root_set);
-  image::ImageWriter writer(dir.get());
+  image::ImageWriter writer(dir.fd());
   dumper.finish(writer);
   image::InventoryEntry inventory;
   inventory.set_img_version(image::image_version);
   writer.flush();
   writer.publish(inventory);
-  return image::ImageDir::open(dir.get()).one<image::CgroupEntry>("cgroup");
+  return image::ImageDir::open(dir.fd()).one<image::CgroupEntry>("cgroup");
 }
 
 }  // namespace

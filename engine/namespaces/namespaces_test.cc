@@ -18,7 +18,6 @@
 
 #include <catch2/catch.hpp>
 #include <cstring>
-#include <filesystem>
 
 #include "base/scope_exit.h"
 #include "base/text.h"
@@ -26,6 +25,7 @@
 #include "engine/namespaces/net.h"
 #include "engine/namespaces/timens.h"
 #include "engine/namespaces/uts.h"
+#include "engine/scratch_test.h"
 #include "kernel/fs.h"
 
 using namespace stasis;
@@ -84,20 +84,10 @@ std::string lo_flags() {
   return fmt::format("{} {}", (lo.flags() & IFF_UP) != 0 ? "up" : "down", lo.mtu());
 }
 
-struct Directory {
-  std::string path = "/tmp/ns-test-XXXXXX";
-  UniqueFd fd;
-  Directory() {
-    REQUIRE(mkdtemp(path.data()));
-    fd = kernel::open(path, O_RDONLY | O_DIRECTORY);
-  }
-  ~Directory() { std::filesystem::remove_all(path); }
-};
-
 // A checkpoint with nothing but namespaces, as load() would give it.
-image::Checkpoint read_back(const Directory& directory, const namespaces::NsIds& ids, pid_t pid) {
+image::Checkpoint read_back(const Scratch& directory, const namespaces::NsIds& ids, pid_t pid) {
   image::Checkpoint checkpoint;
-  auto dir = image::ImageDir::open(directory.fd.get());
+  auto dir = image::ImageDir::open(directory.fd());
   checkpoint.tasks.resize(1);
   ids.fill(pid, checkpoint.tasks[0].ids);
   ids.fill_engine(*checkpoint.inventory.mutable_root_ids());
@@ -174,10 +164,10 @@ TEST_CASE("uts, ipc and network namespaces are written down and come back") {
   plan.root = child.pid;
   plan.empty_netns = true;
   CHECK(namespaces::obstacles(plan, {child.pid}).empty());
-  Directory directory;
+  Scratch directory;
   NullLog log;
   {
-    image::ImageWriter writer(directory.fd.get());
+    image::ImageWriter writer(directory.fd());
     UniqueFd pidfd = kernel::pidfd_open(child.pid);
     namespaces::SysvUse use;
     namespaces::dump(plan, ids, pidfd.get(), use, writer, log);
@@ -263,8 +253,8 @@ TEST_CASE("what stands in a namespace's way is named") {
   CHECK_THAT(all, Contains("holds POSIX message queue /night with 1 message in it\n"));
   CHECK_THAT(all, !Contains("/day"));
   CHECK_THAT(all, Contains("namespace of its own\n"));
-  Directory directory;
-  image::ImageWriter writer(directory.fd.get());
+  Scratch directory;
+  image::ImageWriter writer(directory.fd());
   NullLog log;
   UniqueFd pidfd = kernel::pidfd_open(child.pid);
   namespaces::SysvUse use;
@@ -282,10 +272,10 @@ TEST_CASE("external namespaces go by key and come back by descriptor") {
   DumpPlan plan;
   plan.root = child.pid;
   plan.external_namespaces[ids.inode(CLONE_NEWNET)] = "extRootNetNS";
-  Directory directory;
+  Scratch directory;
   NullLog log;
   {
-    image::ImageWriter writer(directory.fd.get());
+    image::ImageWriter writer(directory.fd());
     UniqueFd pidfd = kernel::pidfd_open(child.pid);
     namespaces::SysvUse use;
     namespaces::dump(plan, ids, pidfd.get(), use, writer, log);

@@ -10,7 +10,6 @@
 #include <unistd.h>
 
 #include <catch2/catch.hpp>
-#include <filesystem>
 #include <thread>
 
 #include "engine/namespaces/firewall.h"
@@ -18,6 +17,7 @@
 #include "engine/namespaces/net_sysctls.h"
 #include "engine/namespaces/route_link.h"
 #include "engine/namespaces/sysctl.h"
+#include "engine/scratch_test.h"
 #include "kernel/fs.h"
 
 using namespace stasis;
@@ -74,27 +74,17 @@ std::vector<std::string> addresses() {
   return found;
 }
 
-struct Directory {
-  std::string path = "/tmp/routes-test-XXXXXX";
-  UniqueFd fd;
-  Directory() {
-    REQUIRE(mkdtemp(path.data()));
-    fd = kernel::open(path, O_RDONLY | O_DIRECTORY);
-  }
-  ~Directory() { std::filesystem::remove_all(path); }
-};
-
 }  // namespace
 
 TEST_CASE("addresses of loopback come back, and those that were removed don't") {
   if (!root()) return;
-  Directory directory;
+  Scratch directory;
   image::Checkpoint checkpoint;
   checkpoint.tasks.resize(1);
   checkpoint.tasks[0].ids.set_net_ns_id(9);
   in_fresh_network([&] {
     net::bring_loopback_up();
-    image::ImageWriter writer(directory.fd.get());
+    image::ImageWriter writer(directory.fd());
     net::dump_routes(true, 8, writer);  // as the kernel makes it: nothing to write
     net::RouteLink link;
     CHECK(link.request(address_message("10.1.2.3", 32), NLM_F_CREATE | NLM_F_EXCL) == 0);
@@ -109,7 +99,7 @@ TEST_CASE("addresses of loopback come back, and those that were removed don't") 
     writer.flush();
     writer.publish(inventory);
   });
-  checkpoint.dir = image::ImageDir::open(directory.fd.get());
+  checkpoint.dir = image::ImageDir::open(directory.fd());
   CHECK(checkpoint.dir.has("ifaddr-9"));
   CHECK_FALSE(checkpoint.dir.has("ifaddr-8"));
   CHECK_FALSE(checkpoint.dir.has("rule-9"));

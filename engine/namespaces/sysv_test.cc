@@ -10,11 +10,11 @@
 
 #include <catch2/catch.hpp>
 #include <cstring>
-#include <filesystem>
 #include <thread>
 
 #include "engine/namespaces/ipc.h"
 #include "engine/namespaces/semaphore_undo.h"
+#include "engine/scratch_test.h"
 #include "kernel/fs.h"
 
 using namespace stasis;
@@ -80,16 +80,6 @@ image::Checkpoint checkpoint_with_objects() {
   return checkpoint;
 }
 
-struct Directory {
-  std::string path = "/tmp/sysv-test-XXXXXX";
-  UniqueFd fd;
-  Directory() {
-    REQUIRE(mkdtemp(path.data()));
-    fd = kernel::open(path, O_RDONLY | O_DIRECTORY);
-  }
-  ~Directory() { std::filesystem::remove_all(path); }
-};
-
 // What the code in a task does with a batch.
 void run_here(SyscallBatch& batch) {
   std::vector<uint64_t> memory((batch.size() + 7) / 8);
@@ -127,8 +117,8 @@ TEST_CASE("System V objects come back with ids, owners and content, and are read
     CHECK(memory[5000] == 0);
     shmdt(memory);
 
-    Directory directory;
-    image::ImageWriter writer(directory.fd.get());
+    Scratch directory;
+    image::ImageWriter writer(directory.fd());
     std::map<uint64_t, UniqueFd> memories;
     const std::map<uint64_t, uint64_t> attached;
     std::function<void(uint64_t, UniqueFd)> keep = [&](uint64_t id, UniqueFd fd) {
@@ -144,7 +134,7 @@ TEST_CASE("System V objects come back with ids, owners and content, and are read
     inventory.set_img_version(image::image_version);
     writer.flush();
     writer.publish(inventory);
-    auto dir = image::ImageDir::open(directory.fd.get());
+    auto dir = image::ImageDir::open(directory.fd());
     image::IpcShmEntry shm = dir.one<image::IpcShmEntry>("ipcns-shm-5");
     CHECK(shm.desc().SerializeAsString() ==
           checkpoint.segments[0].entry.desc().SerializeAsString());
@@ -172,8 +162,8 @@ TEST_CASE("a segment that someone else has attached, or whose id is taken, is to
   in_fresh(CLONE_NEWIPC, [&] {
     int id = shmget(IPC_PRIVATE, 4096, 0600);
     void* memory = shmat(id, nullptr, 0);
-    Directory directory;
-    image::ImageWriter writer(directory.fd.get());
+    Scratch directory;
+    image::ImageWriter writer(directory.fd());
     const std::map<uint64_t, uint64_t> attached;
     std::function<void(uint64_t, UniqueFd)> keep = [](uint64_t, UniqueFd) {};
     sysv::PosixQueues posix;
