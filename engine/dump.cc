@@ -124,6 +124,15 @@ void store_memory(Dump& dump, FrozenTask& task, image::MmEntry& mm, bool lone) {
   mm.set_dumpable(task.dumpable);
   dump.writer.append(fmt::format("mm-{}", task.ns_pid), mm);
   auto outdated = outdated_areas(task, dump.plan.mounts);
+// Shared memory of all kinds goes by one number in the image. False: it is taken.
+bool store_area(Dump& dump, uint64_t id, UniqueFd memory) {
+  auto [area, is_new] = dump.shared_areas.try_emplace(id, std::move(memory));
+  if (is_new)
+    dump.result.shared_pages_written +=
+        store_shared(id, area->second.get(), ++dump.last_pages_id, dump.writer, dump.copier);
+  return is_new;
+}
+
   for (const PageRange& range : outdated)
     dump.log.info("{}: {} pages at {:x} are of a file that was changed since", task.name(),
                   range.pages(), range.start);
@@ -135,11 +144,10 @@ void store_memory(Dump& dump, FrozenTask& task, image::MmEntry& mm, bool lone) {
     if (!(vma.status() & image::vma_anon_shared) || (vma.status() & image::vma_sysvipc) ||
         dump.shared_areas.count(vma.shmid()))
       continue;
-    UniqueFd area = kernel::open(
-        fmt::format("/proc/{}/map_files/{:x}-{:x}", task.pid, vma.start(), vma.end()), O_RDONLY);
-    dump.result.shared_pages_written +=
-        store_shared(vma.shmid(), area.get(), ++dump.last_pages_id, dump.writer, dump.copier);
-    dump.shared_areas[vma.shmid()] = std::move(area);
+    store_area(
+        dump, vma.shmid(),
+        kernel::open(fmt::format("/proc/{}/map_files/{:x}-{:x}", task.pid, vma.start(), vma.end()),
+                     O_RDONLY));
   }
 }
 
@@ -204,13 +212,10 @@ image::InventoryEntry inventory(Dump& dump) {
 // Their content goes the way of the tasks' own, to be copied with it.
 void store_namespaces(Dump& dump) {
   dump.sysv.store_memory = [&](uint64_t id, UniqueFd memory) {
-    auto [area, is_new] = dump.shared_areas.try_emplace(id, std::move(memory));
-    if (!is_new)
+    if (!store_area(dump, id, std::move(memory)))
       throw Error("dump", fmt::format("shared memory segment {}", id))
           .because("anonymous shared memory of a process has the same number by chance")
           .hint("try again with the program started anew");
-    dump.result.shared_pages_written +=
-        store_shared(id, area->second.get(), ++dump.last_pages_id, dump.writer, dump.copier);
   };
   namespaces::dump(dump.plan, dump.ids, dump.root_pidfd.get(), dump.sysv, dump.writer, dump.log);
   image::StasisEntry more;
@@ -223,12 +228,9 @@ void store_namespaces(Dump& dump) {
 }
 
 void store_memory_files(Dump& dump) {
-  for (const auto& [shmid, content] : dump.files.memory()) {
-    if (dump.shared_areas.contains(shmid))
+  for (auto& [shmid, content] : dump.files.take_memory())
+    if (!store_area(dump, shmid, std::move(content)))
       throw Error("dump", "a memory file").because("shared memory has the same inode number");
-    dump.result.shared_pages_written +=
-        store_shared(shmid, content.get(), ++dump.last_pages_id, dump.writer, dump.copier);
-  }
 }
 
 // Writes everything but the inventory while the tasks stand still.
@@ -253,6 +255,7 @@ void store_container(Dump& dump, FrozenTree& tree) {
     dump.writer.append(fmt::format("userns-{}", dump.ids.id(CLONE_NEWUSER)), *maps);
   if (dump.ids.own(CLONE_NEWNS)) {
     std::vector<uint32_t> spaces{dump.ids.id(CLONE_NEWNS)};
+  dump.shared_areas.clear();  // nothing of the tasks' stays open here when they go on
     for (const NestedMounts& nested : dump.plan.nested)
       spaces.push_back(dump.ids.admit_mounts(nested.inode));
     mounts::dump(dump.plan, spaces, dump.writer, dump.log);

@@ -195,7 +195,6 @@ void Dumper::finish() {
   for (const auto& entry : more_entries_) writer_.append("files", entry);
   for (const auto& file : open_files_) writer_.append("files", file->entry);
   by_identity_.clear();
-  memory_.clear();
   open_files_.clear();
 }
 

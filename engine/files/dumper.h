@@ -10,6 +10,7 @@
 #include <set>
 #include <string>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "base/log.h"
@@ -98,7 +99,7 @@ class Dumper {
   void add_memory(uint32_t shmid, UniqueFd content) {
     memory_.emplace_back(shmid, std::move(content));
   }
-  const std::vector<std::pair<uint32_t, UniqueFd>>& memory() const { return memory_; }
+  std::vector<std::pair<uint32_t, UniqueFd>> take_memory() { return std::exchange(memory_, {}); }
 
  private:
   void find_peers();
