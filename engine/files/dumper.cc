@@ -122,7 +122,10 @@ Dumper::PathFile Dumper::path_file(const std::string& proc_link, uint32_t flags)
 
 void Dumper::add_entry(image::FileEntry entry) { more_entries_.push_back(std::move(entry)); }
 
-uint32_t Dumper::network_id() const { return namespaces::NsIds(plan_.root).id(CLONE_NEWNET); }
+uint32_t Dumper::network_id() {
+  if (!network_id_) network_id_ = namespaces::NsIds(plan_.root).id(CLONE_NEWNET);
+  return *network_id_;
+}
 
 const std::map<uint32_t, int>& Dumper::udp_shutdowns() {
   if (!udp_shutdowns_) udp_shutdowns_ = files::udp_shutdowns(plan_.root);

@@ -72,7 +72,7 @@ class Dumper {
   const Surroundings& around() const { return around_; }
   const userns::IdMap& ids() const { return ids_; }
   // Of the container's network namespace, in the image.
-  uint32_t network_id() const;
+  uint32_t network_id();
   // The id of a file that travels in the queue of a socket, first seen as `holder`'s.
   uint32_t in_flight(UniqueFd fd, const Probe& holder);
   TerminalDump& terminals() { return terminals_; }
@@ -129,7 +129,8 @@ class Dumper {
   std::set<uint32_t> tables_done_;
   std::vector<pid_t> holders_;
   DumpedConnections connections_;
-  std::optional<std::map<uint32_t, int>> udp_shutdowns_;  // read when first asked for
+  std::optional<std::map<uint32_t, int>> udp_shutdowns_;  // both read when first asked for
+  std::optional<uint32_t> network_id_;
 };
 
 }  // namespace stasis::engine::files
