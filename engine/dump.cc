@@ -245,6 +245,7 @@ void store_container(Dump& dump, FrozenTree& tree) {
   std::set<pid_t> pids;
   for (const FrozenTask& task : tree.tasks()) pids.insert(task.pid);
   dump.files.check_processes(pids);
+  dump.files.queues();
   Stopwatch watch;
   uint64_t total = dump.copier.bytes();
   dump.copier.save([&](uint64_t done) { dump.observer.progress(done, total); });

@@ -180,10 +180,13 @@ void Dumper::check_processes(const std::set<pid_t>& dumped) const {
                                  "end that process before the checkpoint"});
 }
 
-void Dumper::finish() {
+void Dumper::queues() {
   // What travels in a queue may be a socket with a queue of its own.
   for (size_t i = 0; i < open_files_.size(); ++i)
     if (open_files_[i]->kind == &unix_kind) dump_unix_queue(*this, *open_files_[i]);
+}
+
+void Dumper::finish() {
   find_peers();
   check_ghosts();
   describe_peers(*this, open_files_);

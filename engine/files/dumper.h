@@ -59,6 +59,8 @@ class Dumper {
   // as opened with `flags`: "/proc/17/exe", "/proc/17/cwd", "/proc/17/map_files/a-b".
   PathFile path_file(const std::string& proc_link, uint32_t flags);
 
+  // What waits in unix sockets. Files that are under way are seen here first.
+  void queues();
   // Takes the content of pipes and writes files.img and what belongs to it.
   // Closes all duplicates: the tasks may go on afterwards.
   void finish();

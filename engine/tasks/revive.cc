@@ -267,6 +267,10 @@ void Revival::lay_out_memory(LiveTask& task) {
 }
 
 void Revival::fill_memory_files() {
+  for (const files::SocketPacket& packet : t_.files.socket_packets())  // under way only, maybe
+    for (const image::ScmEntry& scm : packet.entry.scm())
+      for (uint32_t id : scm.rights())
+        if (t_.files.entry(id).type() == image::MEMFD) t_.files.get(id);
   for (const auto& [id, file] : t_.files.memory_files()) {
     auto image = t_.checkpoint.shmem.find(file.inode->shmid());
     if (image == t_.checkpoint.shmem.end()) continue;
