@@ -114,8 +114,9 @@ image::TaskKobjIdsEntry store_ids(Dump& dump, const FrozenTask& task) {
 
 void store_fs(Dump& dump, const FrozenTask& task) {
   image::FsEntry fs;
-  fs.set_cwd_id(dump.files.path_file(fmt::format("/proc/{}/cwd", task.pid), O_RDONLY).id);
-  fs.set_root_id(dump.files.path_file(fmt::format("/proc/{}/root", task.pid), O_RDONLY).id);
+  fs.set_cwd_id(dump.files.path_file(task.pid, fmt::format("/proc/{}/cwd", task.pid), O_RDONLY).id);
+  fs.set_root_id(
+      dump.files.path_file(task.pid, fmt::format("/proc/{}/root", task.pid), O_RDONLY).id);
   fs.set_umask(task.status.umask.value_or(022));
   dump.writer.append(fmt::format("fs-{}", task.ns_pid), fs);
 }

@@ -98,10 +98,11 @@ void Dumper::descriptors(pid_t pid, int pidfd, uint32_t files_id) {
   }
 }
 
-Dumper::PathFile Dumper::path_file(const std::string& proc_link, uint32_t flags) {
+Dumper::PathFile Dumper::path_file(pid_t pid, const std::string& proc_link, uint32_t flags) {
   OpenFile file;
   file.fd = kernel::open(proc_link, O_PATH);
   file.probe = probe_link(proc_link, file.fd.get());
+  file.probe.pid = pid;
   tell_inside(file.probe, around_);
   file.probe.info.flags = static_cast<int>(flags);
   const Probe& probe = file.probe;

@@ -57,7 +57,7 @@ class Dumper {
   };
   // A file that is held otherwise than by a descriptor, written down
   // as opened with `flags`: "/proc/17/exe", "/proc/17/cwd", "/proc/17/map_files/a-b".
-  PathFile path_file(const std::string& proc_link, uint32_t flags);
+  PathFile path_file(pid_t pid, const std::string& proc_link, uint32_t flags);
 
   // What waits in unix sockets. Files that are under way are seen here first.
   void queues();
