@@ -8,7 +8,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "base/scope_exit.h"
 #include "base/text.h"
 #include "engine/mounts/tree.h"
 #include "kernel/fs.h"
@@ -26,7 +25,7 @@ std::optional<pid_t> process_of(std::string path, const std::string& mountpoint)
   return of_thread ? std::nullopt : pid;
 }
 
-void with_process(pid_t init, pid_t id, const std::function<void()>& action) {
+Revenant::Revenant(pid_t init, pid_t id) {
   UniqueFd ns = kernel::open(fmt::format("/proc/{}/ns/pid", init), O_RDONLY);
   UniqueFd home = kernel::open("/proc/self/ns/pid", O_RDONLY);
   kernel::must(kernel::call(SYS_setns, ns.get(), CLONE_NEWPID), "enter", "the pid namespace");
@@ -37,13 +36,16 @@ void with_process(pid_t init, pid_t id, const std::function<void()>& action) {
   if (pid == 0)
     for (;;) pause();
   long back = kernel::call(SYS_setns, home.get(), CLONE_NEWPID);
-  kernel::must(pid, "make a process with id", std::to_string(id));
-  ScopeExit end([pid] {
-    kernel::call(SYS_kill, pid, SIGKILL);
-    while (kernel::call(SYS_wait4, pid, nullptr, __WALL, nullptr) == -EINTR) continue;
-  });
+  pid_ = static_cast<pid_t>(kernel::must(pid, "make a process with id", std::to_string(id)));
+  if (back < 0) end();
   kernel::must(back, "return to", "our own pid namespace");
-  action();
+}
+
+Revenant::~Revenant() { end(); }
+
+void Revenant::end() const {
+  kernel::call(SYS_kill, pid_, SIGKILL);
+  while (kernel::call(SYS_wait4, pid_, nullptr, __WALL, nullptr) == -EINTR) continue;
 }
 
 }  // namespace stasis::engine::files

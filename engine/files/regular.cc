@@ -77,12 +77,11 @@ void set_position(int fd, const image::RegFileEntry& entry) {
 UniqueFd make_dead(Restorer& restorer, const image::RegFileEntry& reg, uint32_t pid) {
   auto init = static_cast<pid_t>(restorer.image().root().tree.pid());
   return restorer.later().open([&restorer, &reg, init, pid](const Pids& pids) {
-    UniqueFd fd;
-    with_process(pids.at(init), static_cast<pid_t>(pid), [&] {
-      fd = kernel::open_in(restorer.root_of(reg), below_root(reg.name()),
-                           static_cast<int>(lasting_flags(reg.flags()) | O_NOCTTY),
-                           RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS);
-    });
+    auto id = static_cast<pid_t>(pid);
+    restorer.revenants().try_emplace(id, pids.at(init), id);
+    UniqueFd fd = kernel::open_in(restorer.root_of(reg), below_root(reg.name()),
+                                  static_cast<int>(lasting_flags(reg.flags()) | O_NOCTTY),
+                                  RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS);
     set_position(fd.get(), reg);
     return fd;
   });
