@@ -7,6 +7,7 @@
 #include <sys/sysinfo.h>
 #include <time.h>
 
+#include <memory>
 #include <set>
 
 #include "engine/files/dumper.h"
@@ -45,6 +46,7 @@ struct Dump {
         cgroups(p, ids),
         writer(image_dir, p.durable),
         files(p, writer, l),
+        sysctls(namespaces::open_sysctls(p, ids, root_pidfd.get())),
         copier(p.workers) {}
 
   const DumpPlan& plan;
@@ -56,6 +58,7 @@ struct Dump {
   cgroup::Dumper cgroups;
   image::ImageWriter writer;
   files::Dumper files;
+  std::unique_ptr<net::Sysctls> sysctls;
   SeccompFilters filters;
   PageCopier copier;
   std::map<uint64_t, UniqueFd> shared_areas;  // by shmid
@@ -121,10 +124,6 @@ void store_fs(Dump& dump, const FrozenTask& task) {
   dump.writer.append(fmt::format("fs-{}", task.ns_pid), fs);
 }
 
-void store_memory(Dump& dump, FrozenTask& task, image::MmEntry& mm, bool lone) {
-  mm.set_dumpable(task.dumpable);
-  dump.writer.append(fmt::format("mm-{}", task.ns_pid), mm);
-  auto outdated = outdated_areas(task, dump.plan.mounts);
 // Shared memory of all kinds goes by one number in the image. False: it is taken.
 bool store_area(Dump& dump, uint64_t id, UniqueFd memory) {
   auto [area, is_new] = dump.shared_areas.try_emplace(id, std::move(memory));
@@ -134,6 +133,10 @@ bool store_area(Dump& dump, uint64_t id, UniqueFd memory) {
   return is_new;
 }
 
+void store_memory(Dump& dump, FrozenTask& task, image::MmEntry& mm, bool lone) {
+  mm.set_dumpable(task.dumpable);
+  dump.writer.append(fmt::format("mm-{}", task.ns_pid), mm);
+  auto outdated = outdated_areas(task, dump.plan.mounts);
   for (const PageRange& range : outdated)
     dump.log.info("{}: {} pages at {:x} are of a file that was changed since", task.name(),
                   range.pages(), range.start);
@@ -218,7 +221,8 @@ void store_namespaces(Dump& dump) {
           .because("anonymous shared memory of a process has the same number by chance")
           .hint("try again with the program started anew");
   };
-  namespaces::dump(dump.plan, dump.ids, dump.root_pidfd.get(), dump.sysv, dump.writer, dump.log);
+  namespaces::dump(dump.plan, dump.ids, dump.sysctls.get(), dump.root_pidfd.get(), dump.sysv,
+                   dump.writer, dump.log);
   image::StasisEntry more;
   for (image::SemaphoreUndoEntry& entry : dump.semaphores.undo)
     *more.add_semaphore_undo() = std::move(entry);
@@ -241,23 +245,23 @@ void store_container(Dump& dump, FrozenTree& tree) {
   dump.files.terminals().set_sessions(sessions_of(tree));
   bool lone = tree.tasks().size() == 1;
   for (FrozenTask& task : tree.tasks()) store_task(dump, task, lone);
+  dump.files.queues();
   store_namespaces(dump);
   store_memory_files(dump);
   std::set<pid_t> pids;
   for (const FrozenTask& task : tree.tasks()) pids.insert(task.pid);
   dump.files.check_processes(pids);
-  dump.files.queues();
   Stopwatch watch;
   uint64_t total = dump.copier.bytes();
   dump.copier.save([&](uint64_t done) { dump.observer.progress(done, total); });
   dump.result.write_us = watch.microseconds();
+  dump.shared_areas.clear();  // nothing of the tasks' stays open here when they go on
   dump.files.finish();
   dump.filters.write(dump.writer);
   if (const auto& maps = dump.id_map.maps())
     dump.writer.append(fmt::format("userns-{}", dump.ids.id(CLONE_NEWUSER)), *maps);
   if (dump.ids.own(CLONE_NEWNS)) {
     std::vector<uint32_t> spaces{dump.ids.id(CLONE_NEWNS)};
-  dump.shared_areas.clear();  // nothing of the tasks' stays open here when they go on
     for (const NestedMounts& nested : dump.plan.nested)
       spaces.push_back(dump.ids.admit_mounts(nested.inode));
     mounts::dump(dump.plan, spaces, dump.writer, dump.log);

@@ -145,8 +145,8 @@ TEST_CASE("sysctls of a network namespace come back, and a fresh one has no fire
     sysctl::write("net/ipv4/conf/lo/arp_ignore", "3");
     if (sysctl::find("net/ipv6/conf/lo/hop_limit"))
       sysctl::write("net/ipv6/conf/lo/hop_limit", "17");
-    net::read_sysctls(settings);
-    net::read_sysctls(loopback);
+    net::Sysctls().read(settings);
+    net::Sysctls().read(loopback);
   });
   in_fresh_network([&] {
     net::restore_sysctls(settings);
