@@ -156,7 +156,7 @@ TEST_CASE("sysctls of a network namespace come back, and a fresh one has no fire
     CHECK(sysctl::read("net/ipv4/conf/default/rp_filter") == "2");
     CHECK(sysctl::read("net/ipv4/conf/lo/arp_ignore") == "3");
     image::NetnsEntry again;
-    net::read_sysctls(again);
+    net::Sysctls().read(again);
     CHECK(again.SerializeAsString() == settings.SerializeAsString());
   });
 }
