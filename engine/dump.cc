@@ -17,6 +17,7 @@
 #include "engine/memory/outdated.h"
 #include "engine/memory/pages.h"
 #include "engine/memory/vma.h"
+#include "engine/mounts/archive.h"
 #include "engine/mounts/mounts.h"
 #include "engine/mounts/spaces.h"
 #include "engine/namespaces/cgroup_dumper.h"
@@ -334,6 +335,7 @@ std::vector<Finding> obstacles(const DumpPlan& given) {
 DumpResult dump(const DumpPlan& given, int image_dir, Observer& observer, Log& log) {
   DumpPlan plan = given;
   Dump dump(plan, image_dir, observer, log);
+  if (dump.ids.own(CLONE_NEWNS)) mounts::prepare_packing();
   observer.pre_dump();
   Stopwatch watch;
   FrozenTree tree(plan, log);
