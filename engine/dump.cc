@@ -7,6 +7,7 @@
 #include <sys/sysinfo.h>
 #include <time.h>
 
+#include <memory>
 #include <set>
 
 #include "engine/files/dumper.h"
@@ -16,6 +17,7 @@
 #include "engine/memory/outdated.h"
 #include "engine/memory/pages.h"
 #include "engine/memory/vma.h"
+#include "engine/mounts/archive.h"
 #include "engine/mounts/mounts.h"
 #include "engine/mounts/spaces.h"
 #include "engine/namespaces/cgroup_dumper.h"
@@ -45,6 +47,7 @@ struct Dump {
         cgroups(p, ids),
         writer(image_dir, p.durable),
         files(p, writer, l),
+        sysctls(namespaces::open_sysctls(p, ids, root_pidfd.get())),
         copier(p.workers) {}
 
   const DumpPlan& plan;
@@ -56,6 +59,7 @@ struct Dump {
   cgroup::Dumper cgroups;
   image::ImageWriter writer;
   files::Dumper files;
+  std::unique_ptr<net::Sysctls> sysctls;
   SeccompFilters filters;
   PageCopier copier;
   std::map<uint64_t, UniqueFd> shared_areas;  // by shmid
@@ -114,10 +118,20 @@ image::TaskKobjIdsEntry store_ids(Dump& dump, const FrozenTask& task) {
 
 void store_fs(Dump& dump, const FrozenTask& task) {
   image::FsEntry fs;
-  fs.set_cwd_id(dump.files.path_file(fmt::format("/proc/{}/cwd", task.pid), O_RDONLY).id);
-  fs.set_root_id(dump.files.path_file(fmt::format("/proc/{}/root", task.pid), O_RDONLY).id);
+  fs.set_cwd_id(dump.files.path_file(task.pid, fmt::format("/proc/{}/cwd", task.pid), O_RDONLY).id);
+  fs.set_root_id(
+      dump.files.path_file(task.pid, fmt::format("/proc/{}/root", task.pid), O_RDONLY).id);
   fs.set_umask(task.status.umask.value_or(022));
   dump.writer.append(fmt::format("fs-{}", task.ns_pid), fs);
+}
+
+// Shared memory of all kinds goes by one number in the image. False: it is taken.
+bool store_area(Dump& dump, uint64_t id, UniqueFd memory) {
+  auto [area, is_new] = dump.shared_areas.try_emplace(id, std::move(memory));
+  if (is_new)
+    dump.result.shared_pages_written +=
+        store_shared(id, area->second.get(), ++dump.last_pages_id, dump.writer, dump.copier);
+  return is_new;
 }
 
 void store_memory(Dump& dump, FrozenTask& task, image::MmEntry& mm, bool lone) {
@@ -135,11 +149,10 @@ void store_memory(Dump& dump, FrozenTask& task, image::MmEntry& mm, bool lone) {
     if (!(vma.status() & image::vma_anon_shared) || (vma.status() & image::vma_sysvipc) ||
         dump.shared_areas.count(vma.shmid()))
       continue;
-    UniqueFd area = kernel::open(
-        fmt::format("/proc/{}/map_files/{:x}-{:x}", task.pid, vma.start(), vma.end()), O_RDONLY);
-    dump.result.shared_pages_written +=
-        store_shared(vma.shmid(), area.get(), ++dump.last_pages_id, dump.writer, dump.copier);
-    dump.shared_areas[vma.shmid()] = std::move(area);
+    store_area(
+        dump, vma.shmid(),
+        kernel::open(fmt::format("/proc/{}/map_files/{:x}-{:x}", task.pid, vma.start(), vma.end()),
+                     O_RDONLY));
   }
 }
 
@@ -204,15 +217,13 @@ image::InventoryEntry inventory(Dump& dump) {
 // Their content goes the way of the tasks' own, to be copied with it.
 void store_namespaces(Dump& dump) {
   dump.sysv.store_memory = [&](uint64_t id, UniqueFd memory) {
-    auto [area, is_new] = dump.shared_areas.try_emplace(id, std::move(memory));
-    if (!is_new)
+    if (!store_area(dump, id, std::move(memory)))
       throw Error("dump", fmt::format("shared memory segment {}", id))
           .because("anonymous shared memory of a process has the same number by chance")
           .hint("try again with the program started anew");
-    dump.result.shared_pages_written +=
-        store_shared(id, area->second.get(), ++dump.last_pages_id, dump.writer, dump.copier);
   };
-  namespaces::dump(dump.plan, dump.ids, dump.root_pidfd.get(), dump.sysv, dump.writer, dump.log);
+  namespaces::dump(dump.plan, dump.ids, dump.sysctls.get(), dump.root_pidfd.get(), dump.sysv,
+                   dump.writer, dump.log);
   image::StasisEntry more;
   for (image::SemaphoreUndoEntry& entry : dump.semaphores.undo)
     *more.add_semaphore_undo() = std::move(entry);
@@ -223,12 +234,9 @@ void store_namespaces(Dump& dump) {
 }
 
 void store_memory_files(Dump& dump) {
-  for (const auto& [shmid, content] : dump.files.memory()) {
-    if (dump.shared_areas.contains(shmid))
+  for (auto& [shmid, content] : dump.files.take_memory())
+    if (!store_area(dump, shmid, std::move(content)))
       throw Error("dump", "a memory file").because("shared memory has the same inode number");
-    dump.result.shared_pages_written +=
-        store_shared(shmid, content.get(), ++dump.last_pages_id, dump.writer, dump.copier);
-  }
 }
 
 // Writes everything but the inventory while the tasks stand still.
@@ -238,6 +246,7 @@ void store_container(Dump& dump, FrozenTree& tree) {
   dump.files.terminals().set_sessions(sessions_of(tree));
   bool lone = tree.tasks().size() == 1;
   for (FrozenTask& task : tree.tasks()) store_task(dump, task, lone);
+  dump.files.queues();
   store_namespaces(dump);
   store_memory_files(dump);
   std::set<pid_t> pids;
@@ -247,6 +256,7 @@ void store_container(Dump& dump, FrozenTree& tree) {
   uint64_t total = dump.copier.bytes();
   dump.copier.save([&](uint64_t done) { dump.observer.progress(done, total); });
   dump.result.write_us = watch.microseconds();
+  dump.shared_areas.clear();  // nothing of the tasks' stays open here when they go on
   dump.files.finish();
   dump.filters.write(dump.writer);
   if (const auto& maps = dump.id_map.maps())
@@ -325,6 +335,7 @@ std::vector<Finding> obstacles(const DumpPlan& given) {
 DumpResult dump(const DumpPlan& given, int image_dir, Observer& observer, Log& log) {
   DumpPlan plan = given;
   Dump dump(plan, image_dir, observer, log);
+  if (dump.ids.own(CLONE_NEWNS)) mounts::prepare_packing();
   observer.pre_dump();
   Stopwatch watch;
   FrozenTree tree(plan, log);

@@ -68,9 +68,23 @@ struct WrittenMount {
   std::string root, source, options;
 };
 
+// What both directions are asked for alike.
+struct CommonPlan {
+  bool shell_job = false;
+  bool tcp_established = false;
+  bool tcp_close = false;  // connections are not taken along; restored, they have ended
+  bool file_locks = false;
+  bool ext_unix_sk = false;
+  bool orphan_pts_master = false;
+  bool manage_cgroups = true;
+  bool empty_netns = false;  // CRIU's empty_ns = CLONE_NEWNET: its content is the caller's business
+  bool skip_network_lock = false;  // the caller keeps packets away from the connections
+  unsigned workers = 2;            // threads that copy memory
+};
+
 // How a cgroup that is to be frozen is reached: its directory in a v1 freezer
 // hierarchy or in the v2 hierarchy.
-struct DumpPlan {
+struct DumpPlan : CommonPlan {
   pid_t root = 0;                              // the container's init, pid in our namespace
   std::string freeze_cgroup;                   // absolute directory; empty: no freezer, ptrace only
   mountmap::MountTable mounts;                 // of the root task
@@ -91,20 +105,9 @@ struct DumpPlan {
   // Inodes of unix sockets whose peer may be outside: what they were connected to is replaced.
   std::set<uint32_t> external_unix;
   bool leave_running = false;
-  bool durable = false;  // the image is on disk before any task is killed
-  bool shell_job = false;
-  bool tcp_established = false;
-  bool file_locks = false;
-  bool ext_unix_sk = false;
-  bool orphan_pts_master = false;
-  bool manage_cgroups = true;
-  bool empty_netns =
-      false;  // CRIU's empty_ns = CLONE_NEWNET: network content is the caller's business
-  bool tcp_close = false;          // connections are not taken along; restored, they have ended
+  bool durable = false;            // the image is on disk before any task is killed
   bool skip_in_flight = false;     // connections not accepted yet are left behind
-  bool skip_network_lock = false;  // the caller keeps packets away from the connections
   uint64_t ghost_limit = 1 << 20;  // bytes of one deleted file taken into the image
-  unsigned workers = 2;            // threads that copy memory
 };
 
 // An external mount that a restore is about to bind.
@@ -113,7 +116,7 @@ struct ExternalMount {
   std::string source;                 // that the plan gives for the key; empty: none
 };
 
-struct RestorePlan {
+struct RestorePlan : CommonPlan {
   std::string root;  // directory that becomes the container's /; a mount point
   std::map<std::string, std::string>
       external_mounts;  // key in the image -> source path on the host
@@ -127,22 +130,12 @@ struct RestorePlan {
   bool all_keys_used = false;        // a key that the image doesn't have is an error
   std::map<std::string, int> inherited_fds;  // key ("pipe:[123]", "extRootNetNS") -> our descriptor
   std::map<std::string, std::string>
-      cgroup_roots;      // controller ("" for all) -> path below its root
-  int terminal = -1;     // the caller's, in place of one whose other end was outside; -1: none
-  bool sibling = false;  // the root task becomes a child of our parent (CRIU's rst_sibling)
-  bool shell_job = false;
-  bool tcp_established = false;
-  bool file_locks = false;
-  bool ext_unix_sk = false;
-  bool orphan_pts_master = false;
-  bool manage_cgroups = true;
-  bool empty_netns = false;
+      cgroup_roots;         // controller ("" for all) -> path below its root
+  int terminal = -1;        // the caller's, in place of one whose other end was outside; -1: none
+  bool sibling = false;     // the root task becomes a child of our parent (CRIU's rst_sibling)
   std::string lsm_profile;  // "selinux:LABEL", "apparmor:PROFILE", or empty: the image's own
   std::string lsm_mount_context;
   std::string pidfile;  // written with O_EXCL when set
-  unsigned workers = 2;
-  bool tcp_close = false;          // TCP connections come back as ones that have ended
-  bool skip_network_lock = false;  // the caller keeps packets away from the connections
 };
 
 struct DumpResult {

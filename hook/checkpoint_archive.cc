@@ -1,17 +1,14 @@
 #include "hook/checkpoint_archive.h"
 
-#include <archive.h>
-#include <archive_entry.h>
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/statfs.h>
 #include <sys/syscall.h>
 
-#include <exception>
-#include <memory>
 #include <utility>
 
 #include "base/scope_exit.h"
+#include "engine/mounts/archive_reader.h"
 #include "kernel/directories.h"
 #include "kernel/fs.h"
 #include "oci/state.h"
@@ -20,13 +17,8 @@ namespace stasis::hook {
 
 namespace {
 
-constexpr size_t chunk = 128 << 10;
 constexpr uint64_t most_entries = 1 << 20;
 constexpr std::string_view images = "checkpoint/";
-
-struct Freer {
-  void operator()(archive* a) const { archive_read_free(a); }
-};
 
 // Of what is free, a tenth stays so.
 uint64_t room_in(int directory) {
@@ -41,49 +33,22 @@ uint64_t room_in(int directory) {
 class Unpacker {
  public:
   Unpacker(int in, int directory, std::string name)
-      : in_(in), directory_(directory), name_(std::move(name)), room_(room_in(directory)) {}
+      : directory_(directory),
+        name_(std::move(name)),
+        room_(room_in(directory)),
+        archive_(in, "unpack", name_,
+                 {archive_read_support_filter_gzip, archive_read_support_filter_zstd}) {}
   // The entries that were passed over.
   std::vector<std::string> run();
 
  private:
-  static la_ssize_t read_in(archive*, void* self, const void** bytes);
-  [[noreturn]] void fail(const std::string& path, const std::string& cause) const;
-  void check(int result, const std::string& path);
   void add(archive_entry* entry, const std::string& file);
 
-  int in_, directory_;
+  int directory_;
   std::string name_;
   uint64_t room_;
-  std::vector<char> buffer_ = std::vector<char>(chunk);
-  std::unique_ptr<archive, Freer> archive_{archive_read_new()};
-  std::exception_ptr failure_;
+  engine::mounts::ArchiveReader archive_;
 };
-
-la_ssize_t Unpacker::read_in(archive*, void* self, const void** bytes) {
-  auto* unpacker = static_cast<Unpacker*>(self);
-  std::vector<char>& buffer = unpacker->buffer_;
-  try {
-    *bytes = buffer.data();
-    long n;
-    do n = kernel::call(SYS_read, unpacker->in_, buffer.data(), buffer.size());
-    while (n == -EINTR);
-    return kernel::must(n, "read", unpacker->name_);
-  } catch (...) {  // must not pass through the library
-    unpacker->failure_ = std::current_exception();
-    return -1;
-  }
-}
-
-void Unpacker::fail(const std::string& path, const std::string& cause) const {
-  throw Error("unpack", name_ + (path.empty() ? "" : " (" + path + ")")).because(cause);
-}
-
-void Unpacker::check(int result, const std::string& path) {
-  if (failure_) std::rethrow_exception(std::exchange(failure_, nullptr));
-  if (result >= ARCHIVE_WARN) return;
-  const char* said = archive_error_string(archive_.get());
-  fail(path, said ? said : "the archive is damaged");
-}
 
 // "core-1.img" of "./checkpoint/core-1.img"; empty: it is no image.
 std::string image_name(std::string_view path) {
@@ -96,43 +61,22 @@ std::string image_name(std::string_view path) {
 
 void Unpacker::add(archive_entry* entry, const std::string& file) {
   if (archive_entry_hardlink(entry) || archive_entry_filetype(entry) != AE_IFREG)
-    fail(file, "an image is no file");
+    archive_.fail(file, "an image is no file");
   constexpr int flags = O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW;
   UniqueFd out = kernel::open_at(directory_, file, flags, 0600);
   int64_t size = archive_entry_size(entry);
   if (size < 0 || static_cast<uint64_t>(size) > room_)
-    fail(file, fmt::format("there is no room for it in {}", unpacked_dir));
+    archive_.fail(file, fmt::format("there is no room for it in {}", unpacked_dir));
   room_ -= static_cast<uint64_t>(size);
-  for (;;) {
-    const void* bytes = nullptr;
-    size_t count = 0;
-    la_int64_t offset = 0;
-    int result = archive_read_data_block(archive_.get(), &bytes, &count, &offset);
-    if (result == ARCHIVE_EOF) break;
-    check(result, file);
-    if (offset < 0 || count > static_cast<uint64_t>(size) ||
-        offset > size - static_cast<int64_t>(count))
-      fail(file, "it has more content than it says");
-    kernel::pwrite_all(out.get(), bytes, count, offset, file);
-  }
-  kernel::must(kernel::call(SYS_ftruncate, out.get(), size), "set the size of", file);
+  archive_.copy_content(entry, out.get(), file, file);
 }
 
 std::vector<std::string> Unpacker::run() {
-  auto* a = archive_.get();
-  if (!a) throw std::bad_alloc();
-  check(archive_read_support_format_tar(a), "");
-  check(archive_read_support_filter_gzip(a), "");
-  check(archive_read_support_filter_zstd(a), "");
-  check(archive_read_open(a, this, nullptr, read_in, nullptr), "");
   std::vector<std::string> others;
   bool found = false;
-  archive_entry* entry = nullptr;
-  for (uint64_t count = 0;; ++count) {
-    int result = archive_read_next_header(a, &entry);
-    if (result == ARCHIVE_EOF) break;
-    check(result, "");
-    if (count == most_entries) fail("", "it has too many entries");
+  uint64_t count = 0;
+  while (archive_entry* entry = archive_.next()) {
+    if (count++ == most_entries) archive_.fail("", "it has too many entries");
     const char* path = archive_entry_pathname(entry);
     std::string file = image_name(path ? path : "");
     found |= file == "inventory.img";

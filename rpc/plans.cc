@@ -64,6 +64,18 @@ std::set<uint32_t> external_unix(const Options& opts) {
   return result;
 }
 
+void plan_alike(const Options& opts, engine::CommonPlan& plan) {
+  plan.shell_job = opts.shell_job();
+  plan.tcp_established = opts.tcp_established();
+  plan.tcp_close = opts.tcp_close();
+  plan.skip_network_lock = opts.network_lock() == SKIP;
+  plan.file_locks = opts.file_locks();
+  plan.ext_unix_sk = opts.ext_unix_sk();
+  plan.orphan_pts_master = opts.orphan_pts_master();
+  plan.manage_cgroups = manages_cgroups(opts);
+  plan.empty_netns = (opts.empty_ns() & CLONE_NEWNET) != 0;
+}
+
 }  // namespace
 
 engine::DumpPlan dump_plan(const Options& opts, Log& log, Keys rule) {
@@ -83,16 +95,8 @@ engine::DumpPlan dump_plan(const Options& opts, Log& log, Keys rule) {
   plan.external_namespaces = external_namespaces(opts);
   plan.external_unix = external_unix(opts);
   plan.leave_running = opts.leave_running();
-  plan.shell_job = opts.shell_job();
-  plan.tcp_established = opts.tcp_established();
-  plan.tcp_close = opts.tcp_close();
+  plan_alike(opts, plan);
   plan.skip_in_flight = opts.tcp_skip_in_flight();
-  plan.skip_network_lock = opts.network_lock() == SKIP;
-  plan.file_locks = opts.file_locks();
-  plan.ext_unix_sk = opts.ext_unix_sk();
-  plan.orphan_pts_master = opts.orphan_pts_master();
-  plan.manage_cgroups = manages_cgroups(opts);
-  plan.empty_netns = (opts.empty_ns() & CLONE_NEWNET) != 0;
   plan.ghost_limit = opts.ghost_limit();
   return plan;
 }
@@ -115,16 +119,9 @@ engine::RestorePlan restore_plan(const Options& opts, Keys rule) {
   }
   for (const CgroupRoot& root : opts.cg_root()) plan.cgroup_roots[root.ctrl()] = root.path();
   plan.sibling = opts.rst_sibling();
-  plan.shell_job = opts.shell_job();
+  plan_alike(opts, plan);
   if (plan.shell_job && isatty(STDIN_FILENO)) plan.terminal = STDIN_FILENO;
-  plan.tcp_established = opts.tcp_established();
-  plan.tcp_close = opts.tcp_close();
-  plan.skip_network_lock = opts.network_lock() == SKIP;
-  plan.file_locks = opts.file_locks();
-  plan.ext_unix_sk = opts.ext_unix_sk();
   plan.orphan_pts_master = opts.orphan_pts_master() && opts.notify_scripts();
-  plan.manage_cgroups = manages_cgroups(opts);
-  plan.empty_netns = (opts.empty_ns() & CLONE_NEWNET) != 0;
   plan.lsm_profile = opts.lsm_profile();
   plan.lsm_mount_context = opts.lsm_mount_context();
   return plan;

@@ -6,7 +6,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "base/scope_exit.h"
 #include "base/text.h"
 #include "engine/mounts/tree.h"
 #include "engine/tasks/clone_as.h"
@@ -25,17 +24,17 @@ std::optional<pid_t> process_of(std::string path, const std::string& mountpoint)
   return of_thread ? std::nullopt : pid;
 }
 
-void with_process(pid_t init, pid_t id, const std::function<void()>& action) {
+Revenant::Revenant(pid_t init, pid_t id) {
   UniqueFd ns = kernel::open(fmt::format("/proc/{}/ns/pid", init), O_RDONLY);
   long pid = clone_into(ns.get(), id, 0, [] {
     for (;;) pause();
   });
-  kernel::must(pid, "make a process with id", std::to_string(id));
-  ScopeExit end([pid] {
-    kernel::call(SYS_kill, pid, SIGKILL);
-    while (kernel::call(SYS_wait4, pid, nullptr, __WALL, nullptr) == -EINTR) continue;
-  });
-  action();
+  pid_ = static_cast<pid_t>(kernel::must(pid, "make a process with id", std::to_string(id)));
+}
+
+Revenant::~Revenant() {
+  kernel::call(SYS_kill, pid_, SIGKILL);
+  while (kernel::call(SYS_wait4, pid_, nullptr, __WALL, nullptr) == -EINTR) continue;
 }
 
 }  // namespace stasis::engine::files

@@ -98,10 +98,11 @@ void Dumper::descriptors(pid_t pid, int pidfd, uint32_t files_id) {
   }
 }
 
-Dumper::PathFile Dumper::path_file(const std::string& proc_link, uint32_t flags) {
+Dumper::PathFile Dumper::path_file(pid_t pid, const std::string& proc_link, uint32_t flags) {
   OpenFile file;
   file.fd = kernel::open(proc_link, O_PATH);
   file.probe = probe_link(proc_link, file.fd.get());
+  file.probe.pid = pid;
   tell_inside(file.probe, around_);
   file.probe.info.flags = static_cast<int>(flags);
   const Probe& probe = file.probe;
@@ -122,7 +123,10 @@ Dumper::PathFile Dumper::path_file(const std::string& proc_link, uint32_t flags)
 
 void Dumper::add_entry(image::FileEntry entry) { more_entries_.push_back(std::move(entry)); }
 
-uint32_t Dumper::network_id() const { return namespaces::NsIds(plan_.root).id(CLONE_NEWNET); }
+uint32_t Dumper::network_id() {
+  if (!network_id_) network_id_ = namespaces::NsIds(plan_.root).id(CLONE_NEWNET);
+  return *network_id_;
+}
 
 const std::map<uint32_t, int>& Dumper::udp_shutdowns() {
   if (!udp_shutdowns_) udp_shutdowns_ = files::udp_shutdowns(plan_.root);
@@ -177,10 +181,13 @@ void Dumper::check_processes(const std::set<pid_t>& dumped) const {
                                  "end that process before the checkpoint"});
 }
 
-void Dumper::finish() {
+void Dumper::queues() {
   // What travels in a queue may be a socket with a queue of its own.
   for (size_t i = 0; i < open_files_.size(); ++i)
     if (open_files_[i]->kind == &unix_kind) dump_unix_queue(*this, *open_files_[i]);
+}
+
+void Dumper::finish() {
   find_peers();
   check_ghosts();
   describe_peers(*this, open_files_);
@@ -195,7 +202,6 @@ void Dumper::finish() {
   for (const auto& entry : more_entries_) writer_.append("files", entry);
   for (const auto& file : open_files_) writer_.append("files", file->entry);
   by_identity_.clear();
-  memory_.clear();
   open_files_.clear();
 }
 

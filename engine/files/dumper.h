@@ -10,6 +10,7 @@
 #include <set>
 #include <string>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "base/log.h"
@@ -56,8 +57,10 @@ class Dumper {
   };
   // A file that is held otherwise than by a descriptor, written down
   // as opened with `flags`: "/proc/17/exe", "/proc/17/cwd", "/proc/17/map_files/a-b".
-  PathFile path_file(const std::string& proc_link, uint32_t flags);
+  PathFile path_file(pid_t pid, const std::string& proc_link, uint32_t flags);
 
+  // What waits in unix sockets. Files that are under way are seen here first.
+  void queues();
   // Takes the content of pipes and writes files.img and what belongs to it.
   // Closes all duplicates: the tasks may go on afterwards.
   void finish();
@@ -71,7 +74,7 @@ class Dumper {
   const Surroundings& around() const { return around_; }
   const userns::IdMap& ids() const { return ids_; }
   // Of the container's network namespace, in the image.
-  uint32_t network_id() const;
+  uint32_t network_id();
   // The id of a file that travels in the queue of a socket, first seen as `holder`'s.
   uint32_t in_flight(UniqueFd fd, const Probe& holder);
   TerminalDump& terminals() { return terminals_; }
@@ -98,7 +101,7 @@ class Dumper {
   void add_memory(uint32_t shmid, UniqueFd content) {
     memory_.emplace_back(shmid, std::move(content));
   }
-  const std::vector<std::pair<uint32_t, UniqueFd>>& memory() const { return memory_; }
+  std::vector<std::pair<uint32_t, UniqueFd>> take_memory() { return std::exchange(memory_, {}); }
 
  private:
   void find_peers();
@@ -128,7 +131,8 @@ class Dumper {
   std::set<uint32_t> tables_done_;
   std::vector<pid_t> holders_;
   DumpedConnections connections_;
-  std::optional<std::map<uint32_t, int>> udp_shutdowns_;  // read when first asked for
+  std::optional<std::map<uint32_t, int>> udp_shutdowns_;  // both read when first asked for
+  std::optional<uint32_t> network_id_;
 };
 
 }  // namespace stasis::engine::files

@@ -77,15 +77,23 @@ void set_position(int fd, const image::RegFileEntry& entry) {
 UniqueFd make_dead(Restorer& restorer, const image::RegFileEntry& reg, uint32_t pid) {
   auto init = static_cast<pid_t>(restorer.image().root().tree.pid());
   return restorer.later().open([&restorer, &reg, init, pid](const Pids& pids) {
-    UniqueFd fd;
-    with_process(pids.at(init), static_cast<pid_t>(pid), [&] {
-      fd = kernel::open_in(restorer.root_of(reg), below_root(reg.name()),
-                           static_cast<int>(lasting_flags(reg.flags()) | O_NOCTTY),
-                           RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS);
-    });
+    auto id = static_cast<pid_t>(pid);
+    restorer.revenants().try_emplace(id, pids.at(init), id);
+    UniqueFd fd = kernel::open_in(restorer.root_of(reg), below_root(reg.name()),
+                                  static_cast<int>(lasting_flags(reg.flags()) | O_NOCTTY),
+                                  RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS);
     set_position(fd.get(), reg);
     return fd;
   });
+}
+
+// In /proc of a process, which may not be there yet.
+bool is_of_process(Restorer& restorer, const image::RegFileEntry& reg) {
+  for (const auto& [ns, mounts] : restorer.image().mounts)
+    for (const image::MntEntry& mount : mounts)
+      if (static_cast<int64_t>(mount.mnt_id()) == reg.mnt_id())
+        return mount.fstype() == image::PROC && process_of(reg.name(), mount.mountpoint());
+  return false;
 }
 
 UniqueFd make(Restorer& restorer, const image::FileEntry& entry) {
@@ -93,9 +101,16 @@ UniqueFd make(Restorer& restorer, const image::FileEntry& entry) {
   const image::RemapFilePathEntry* remap = remap_of(restorer, reg.id());
   if (remap && remap->remap_type() == image::PROCFS)
     return make_dead(restorer, reg, remap->remap_id());
-  UniqueFd fd = open_path(restorer, reg, reg.flags());
-  set_position(fd.get(), reg);
-  if (!(reg.flags() & O_PATH)) restorer.restore_owner(fd.get(), reg.fown());
+  auto open = [&restorer, &reg](const Pids&) {
+    UniqueFd fd = open_path(restorer, reg, reg.flags());
+    set_position(fd.get(), reg);
+    return fd;
+  };
+  bool later = is_of_process(restorer, reg);
+  UniqueFd fd = later ? restorer.later().open(open) : open({});
+  if (reg.flags() & O_PATH) return fd;
+  auto own = [&restorer, &reg, number = fd.get()] { restorer.restore_owner(number, reg.fown()); };
+  later ? restorer.when_all_are_made(own) : own();
   return fd;
 }
 

@@ -153,6 +153,7 @@ void Restorer::close_all() {
   owners_.clear();
   when_made_.clear();
   made_.clear();
+  revenants_.clear();
   pipes_.clear();
   fifos_.clear();
   unix_family_.reset();

@@ -14,6 +14,7 @@
 #include "base/log.h"
 #include "base/unique_fd.h"
 #include "engine/files/connections.h"
+#include "engine/files/dead_task.h"
 #include "engine/files/inotify.h"
 #include "engine/files/later.h"
 #include "engine/files/socket_queue.h"
@@ -135,6 +136,7 @@ class Restorer {
   std::map<uint32_t, MemoryFile>& memory_files() { return memory_files_; }  // by inode_id
   std::vector<PendingWatch>& pending_watches() { return pending_watches_; }
   Later& later() { return later_; }
+  std::map<pid_t, Revenant>& revenants() { return revenants_; }         // until close_all()
   std::map<uint32_t, UniqueFd>& dead_pidfds() { return dead_pidfds_; }  // by file id
   // To be unlinked in the end: directory and name.
   std::vector<std::pair<UniqueFd, std::string>>& temporary_names() { return temporary_names_; }
@@ -157,6 +159,7 @@ class Restorer {
   std::vector<PendingWatch> pending_watches_;
   std::vector<std::pair<UniqueFd, std::string>> temporary_names_;
   Later later_;
+  std::map<pid_t, Revenant> revenants_;
   std::map<uint32_t, MemoryFile> memory_files_;
   std::unique_ptr<UnixFamily> unix_family_;
   std::optional<std::vector<SocketPacket>> packets_;

@@ -96,7 +96,8 @@ struct Written {
       Dumper dumper(plan, writer, log);
       uint32_t table = 1;
       for (pid_t pid : pids) dumper.descriptors(pid, kernel::pidfd_open(pid).get(), table++);
-      if (!path_link.empty()) path_id = dumper.path_file(path_link, O_RDONLY).id;
+      if (!path_link.empty()) path_id = dumper.path_file(plan.root, path_link, O_RDONLY).id;
+      dumper.queues();
       dumper.finish();
       writer.flush();
       image::InventoryEntry inventory;

@@ -114,7 +114,7 @@ bool store_file(const FrozenTask& task, const MappedArea& area, files::Dumper& f
   // Only a shared mapping that can ever be written needs the file open for that.
   uint32_t flags = area.shared && area.flags.has("mw") ? O_RDWR : O_RDONLY;
   vma->set_fdflags(flags);
-  auto file = files.path_file(link, flags);
+  auto file = files.path_file(task.pid, link, flags);
   vma->set_shmid(file.id);
   return file.type == image::MEMFD;
 }
@@ -226,7 +226,8 @@ void store_mm(const FrozenTask& task, uint64_t brk, files::Dumper& files, image:
     mm->add_mm_saved_auxv(auxv[i]);
     mm->add_mm_saved_auxv(auxv[i + 1]);
   }
-  mm->set_exe_file_id(files.path_file(fmt::format("/proc/{}/exe", task.pid), O_RDONLY).id);
+  mm->set_exe_file_id(
+      files.path_file(task.pid, fmt::format("/proc/{}/exe", task.pid), O_RDONLY).id);
   if (task.status.thp_enabled) mm->set_thp_disabled(!*task.status.thp_enabled);
 }
 

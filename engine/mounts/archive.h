@@ -15,6 +15,10 @@ namespace stasis::engine::mounts {
 // The image that holds the content of a device's file system.
 std::string archive_of(uint32_t device);
 
+// The first archive takes the library as long as ten others do, as it loads the
+// tables of character sets: better before tasks are frozen.
+void prepare_packing();
+
 // Packs everything beneath the directory `root`, which no other mount covers,
 // into `out`. Sockets are left out: whoever restores a socket makes its file.
 // Owners are written as `ids` show them inside; what they don't map belongs to

@@ -243,6 +243,21 @@ std::string archive_of(uint32_t device) {
   return "tmpfs-dev-" + std::to_string(device) + ".tar.gz";
 }
 
+void prepare_packing() {
+  std::unique_ptr<archive, Freer> nowhere(archive_write_new());
+  std::unique_ptr<archive_entry, Freer> entry(archive_entry_new());
+  if (!nowhere || !entry) throw std::bad_alloc();
+  auto forget = [](archive*, void*, const void*, size_t size) {
+    return static_cast<la_ssize_t>(size);
+  };
+  archive_write_set_format_pax(nowhere.get());
+  archive_write_add_filter_gzip(nowhere.get());
+  archive_write_open(nowhere.get(), nullptr, nullptr, forget, nullptr);
+  archive_entry_set_pathname(entry.get(), "./");
+  archive_entry_set_mode(entry.get(), S_IFDIR | 0755);
+  archive_write_header(nowhere.get(), entry.get());
+}
+
 void pack(int root, int out, const userns::IdMap& ids, const std::string& name) {
   Packer packer(out, ids, name);
   packer.add_root(root, true);

@@ -1,14 +1,10 @@
-#include <archive.h>
-#include <archive_entry.h>
 #include <sys/syscall.h>
 
-#include <exception>
-#include <memory>
-#include <optional>
 #include <vector>
 
 #include "base/text.h"
 #include "engine/mounts/archive.h"
+#include "engine/mounts/archive_reader.h"
 #include "engine/mounts/xattrs.h"
 #include "kernel/fs.h"
 
@@ -21,13 +17,8 @@ namespace {
 // How much they hold is limited by the file system they go to.
 constexpr uint64_t most_entries = 4 << 20;
 constexpr size_t longest_path = 4095;
-constexpr size_t chunk = 128 << 10;
 constexpr uint64_t beneath =
     RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_XDEV;
-
-struct Freer {
-  void operator()(archive* a) const { archive_read_free(a); }
-};
 
 struct Attributes {
   mode_t mode;
@@ -39,13 +30,13 @@ struct Attributes {
 
 class Unpacker {
  public:
-  Unpacker(int in, int root, std::string name);
+  Unpacker(int in, int root, std::string name)
+      : root_(root),
+        name_(std::move(name)),
+        archive_(in, "unpack the content of", name_, {archive_read_support_filter_gzip}) {}
   void run();
 
  private:
-  static la_ssize_t read_in(archive*, void* self, const void** bytes);
-  [[noreturn]] void fail(const std::string& path, const std::string& cause);
-  void check(int result, const std::string& path);
   std::string clean(const char* raw);
   int parent_of(const std::string& path, std::string& name);
   void add(archive_entry* entry);
@@ -55,63 +46,25 @@ class Unpacker {
   static Attributes attributes(archive_entry* entry);
   void apply(const Attributes& to_set, int parent, const std::string& name);
 
-  int in_, root_;
+  int root_;
   std::string name_;
-  std::unique_ptr<archive, Freer> archive_{archive_read_new()};
-  std::exception_ptr failure_;
-  std::vector<char> buffer_;
+  ArchiveReader archive_;
   std::string parent_path_;  // of the directory last used
   UniqueFd parent_;
   std::vector<std::pair<std::string, Attributes>> directories_;
 };
 
-Unpacker::Unpacker(int in, int root, std::string name)
-    : in_(in), root_(root), name_(std::move(name)), buffer_(chunk) {
-  auto* a = archive_.get();
-  if (!a) throw std::bad_alloc();
-  check(archive_read_support_format_tar(a), "");
-  check(archive_read_support_filter_gzip(a), "");
-  check(archive_read_open(a, this, nullptr, read_in, nullptr), "");
-}
-
-la_ssize_t Unpacker::read_in(archive*, void* self, const void** bytes) {
-  auto* unpacker = static_cast<Unpacker*>(self);
-  try {
-    *bytes = unpacker->buffer_.data();
-    for (;;) {
-      long n =
-          kernel::call(SYS_read, unpacker->in_, unpacker->buffer_.data(), unpacker->buffer_.size());
-      if (n != -EINTR) return kernel::must(n, "read", unpacker->name_);
-    }
-  } catch (...) {  // must not pass through the library
-    unpacker->failure_ = std::current_exception();
-    return -1;
-  }
-}
-
-void Unpacker::fail(const std::string& path, const std::string& cause) {
-  throw Error("unpack the content of", name_ + (path.empty() ? "" : " (" + path + ")"))
-      .because(cause);
-}
-
-void Unpacker::check(int result, const std::string& path) {
-  if (failure_) std::rethrow_exception(std::exchange(failure_, nullptr));
-  if (result >= ARCHIVE_WARN) return;
-  const char* said = archive_error_string(archive_.get());
-  fail(path, said ? said : "the archive is damaged");
-}
-
 // "a/b" of "./a/b/", "" of the root.
 std::string Unpacker::clean(const char* raw) {
-  if (!raw || raw[0] == '/') fail(raw ? raw : "", "a name is not relative");
+  if (!raw || raw[0] == '/') archive_.fail(raw ? raw : "", "a name is not relative");
   std::string path;
   for (auto part : text::split(raw, '/')) {
     if (part.empty() || part == ".") continue;
-    if (part == "..") fail(raw, "a name leads out of the tree");
+    if (part == "..") archive_.fail(raw, "a name leads out of the tree");
     if (!path.empty()) path += '/';
     path += part;
   }
-  if (path.size() > longest_path) fail(raw, "a name is too long");
+  if (path.size() > longest_path) archive_.fail(raw, "a name is too long");
   return path;
 }
 
@@ -178,7 +131,7 @@ void Unpacker::add_link(const std::string& target, int parent, const std::string
 
 void Unpacker::add_directory(int parent, const std::string& name, const std::string& path) {
   long made = kernel::call(SYS_mkdirat, parent, name.c_str(), 0700);
-  if (made == -EEXIST) fail(path, "a name occurs twice");
+  if (made == -EEXIST) archive_.fail(path, "a name occurs twice");
   kernel::must(made, "create the directory", name_ + " (" + path + ")");
 }
 
@@ -187,21 +140,8 @@ void Unpacker::add_file(archive_entry* entry, int parent, const std::string& nam
   constexpr int flags = O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW;
   UniqueFd file = kernel::open_in(parent, name, flags, beneath, 0600);
   int64_t size = archive_entry_size(entry);
-  if (size < 0) fail(path, "a size is negative");
-  for (;;) {
-    const void* bytes = nullptr;
-    size_t count = 0;
-    la_int64_t offset = 0;
-    int result = archive_read_data_block(archive_.get(), &bytes, &count, &offset);
-    if (result == ARCHIVE_EOF) break;
-    check(result, path);
-    if (offset < 0 || static_cast<int64_t>(count) > size ||
-        offset > size - static_cast<int64_t>(count))
-      fail(path, "it has more content than it says");
-    kernel::pwrite_all(file.get(), bytes, count, offset, name_ + " (" + path + ")");
-  }
-  kernel::must(kernel::call(SYS_ftruncate, file.get(), size), "set the size of",
-               name_ + " (" + path + ")");
+  if (size < 0) archive_.fail(path, "a size is negative");
+  archive_.copy_content(entry, file.get(), path, name_ + " (" + path + ")");
 }
 
 void Unpacker::add(archive_entry* entry) {
@@ -225,7 +165,7 @@ void Unpacker::add(archive_entry* entry) {
       break;
     case AE_IFLNK: {
       const char* target = archive_entry_symlink(entry);
-      if (!target || !*target) fail(path, "a symbolic link leads nowhere");
+      if (!target || !*target) archive_.fail(path, "a symbolic link leads nowhere");
       kernel::must(kernel::call(SYS_symlinkat, target, parent, name.c_str()),
                    "create the symbolic link", name_ + " (" + path + ")");
       break;
@@ -238,18 +178,15 @@ void Unpacker::add(archive_entry* entry) {
                    "create the device or pipe", name_ + " (" + path + ")");
       break;
     default:
-      fail(path, "it is of a kind that cannot be in an archive");
+      archive_.fail(path, "it is of a kind that cannot be in an archive");
   }
   apply(attributes(entry), parent, name);
 }
 
 void Unpacker::run() {
-  archive_entry* entry = nullptr;
-  for (uint64_t count = 0;; ++count) {
-    int result = archive_read_next_header(archive_.get(), &entry);
-    if (result == ARCHIVE_EOF) break;
-    check(result, "");
-    if (count == most_entries) fail("", "it has too many entries");
+  uint64_t count = 0;
+  while (archive_entry* entry = archive_.next()) {
+    if (count++ == most_entries) archive_.fail("", "it has too many entries");
     add(entry);
   }
   // Their times and modes would not survive what is created in them.

@@ -186,8 +186,15 @@ std::vector<sysv::Semaphores> semaphores(const NsIds& ids, int root_pidfd) {
   return sets;
 }
 
-void dump(const DumpPlan& plan, const NsIds& ids, int root_pidfd, SysvUse& sysv,
-          image::ImageWriter& writer, Log& log) {
+std::unique_ptr<net::Sysctls> open_sysctls(const DumpPlan& plan, const NsIds& ids, int root_pidfd) {
+  std::unique_ptr<net::Sysctls> opened;
+  if (ids.own(CLONE_NEWNET) && !external_key(plan, ids, CLONE_NEWNET))
+    in_namespaces(root_pidfd, CLONE_NEWNET, [&] { opened = std::make_unique<net::Sysctls>(); });
+  return opened;
+}
+
+void dump(const DumpPlan& plan, const NsIds& ids, const net::Sysctls* sysctls, int root_pidfd,
+          SysvUse& sysv, image::ImageWriter& writer, Log& log) {
   // Looked at before, but without the tasks standing still.
   for (const Finding& finding : from_outside(plan, ids))
     throw Error("dump", finding.subject).because(finding.what).hint(finding.remedy);
@@ -225,11 +232,11 @@ void dump(const DumpPlan& plan, const NsIds& ids, int root_pidfd, SysvUse& sysv,
     }
     if (enter & CLONE_NEWNET) {
       image::NetDeviceEntry loopback = net::read_loopback();
-      net::read_sysctls(loopback);
+      sysctls->read(loopback);
       net::dump_routes((loopback.flags() & IFF_UP) != 0, net_id, writer);
       writer.append(stem("netdev", net_id), loopback);
       image::NetnsEntry settings = net::read_settings();
-      net::read_sysctls(settings);
+      sysctls->read(settings);
       writer.append(stem("netns", net_id), settings);
     }
   });

@@ -5,11 +5,13 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "base/log.h"
 #include "engine/image/checkpoint.h"
+#include "engine/namespaces/net_sysctls.h"
 #include "engine/namespaces/ns_ids.h"
 #include "engine/namespaces/semaphore_undo.h"
 #include "engine/namespaces/sysv.h"
@@ -33,13 +35,17 @@ struct SysvUse {
   std::function<void(uint64_t segment, UniqueFd memory)> store_memory;
   sysv::PosixQueues queues;  // found
 };
+// Before the freeze; null where the network namespace isn't dumped.
+std::unique_ptr<net::Sysctls> open_sysctls(const DumpPlan& plan, const NsIds& ids, int root_pidfd);
+
 // The container's own semaphores.
 std::vector<sysv::Semaphores> semaphores(const NsIds& ids, int root_pidfd);
 
 // Writes utsns-, ipcns-*-, netdev-, netns-, timens- and pidns-ID.img, as far as
 // the namespaces are the container's own. Tasks stand still; about 0.2 ms.
-void dump(const DumpPlan& plan, const NsIds& ids, int root_pidfd, SysvUse& sysv,
-          image::ImageWriter& writer, Log& log);
+// `sysctls`: from open_sysctls().
+void dump(const DumpPlan& plan, const NsIds& ids, const net::Sysctls* sysctls, int root_pidfd,
+          SysvUse& sysv, image::ImageWriter& writer, Log& log);
 
 // What the root task is cloned into. Time namespaces are prepared by
 // timens::prepare(), cgroup namespaces by cgroup::Restorer::make_namespace().

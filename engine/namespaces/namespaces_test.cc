@@ -170,7 +170,8 @@ TEST_CASE("uts, ipc and network namespaces are written down and come back") {
     image::ImageWriter writer(directory.fd());
     UniqueFd pidfd = kernel::pidfd_open(child.pid);
     namespaces::SysvUse use;
-    namespaces::dump(plan, ids, pidfd.get(), use, writer, log);
+    auto sysctls = namespaces::open_sysctls(plan, ids, pidfd.get());
+    namespaces::dump(plan, ids, sysctls.get(), pidfd.get(), use, writer, log);
     publish(writer);
   }
   image::Checkpoint checkpoint = read_back(directory, ids, child.pid);
@@ -259,7 +260,8 @@ TEST_CASE("what stands in a namespace's way is named") {
   UniqueFd pidfd = kernel::pidfd_open(child.pid);
   namespaces::SysvUse use;
   CHECK_THROWS_AS(
-      namespaces::dump(plan, namespaces::NsIds(child.pid), pidfd.get(), use, writer, log), Error);
+      namespaces::dump(plan, namespaces::NsIds(child.pid), nullptr, pidfd.get(), use, writer, log),
+      Error);
 }
 
 TEST_CASE("external namespaces go by key and come back by descriptor") {
@@ -278,7 +280,8 @@ TEST_CASE("external namespaces go by key and come back by descriptor") {
     image::ImageWriter writer(directory.fd());
     UniqueFd pidfd = kernel::pidfd_open(child.pid);
     namespaces::SysvUse use;
-    namespaces::dump(plan, ids, pidfd.get(), use, writer, log);
+    auto sysctls = namespaces::open_sysctls(plan, ids, pidfd.get());
+    namespaces::dump(plan, ids, sysctls.get(), pidfd.get(), use, writer, log);
     publish(writer);
   }
   image::Checkpoint checkpoint = read_back(directory, ids, child.pid);

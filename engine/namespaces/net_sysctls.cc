@@ -1,6 +1,8 @@
 #include "engine/namespaces/net_sysctls.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/syscall.h>
 
 #include <algorithm>
 #include <span>
@@ -9,6 +11,7 @@
 #include "base/error.h"
 #include "base/text.h"
 #include "engine/namespaces/sysctl.h"
+#include "kernel/call.h"
 
 namespace stasis::engine::net {
 namespace {
@@ -107,12 +110,30 @@ std::string path_of(const Family& family, const char* target, const char* name) 
   return fmt::format("net/{}/conf/{}/{}", family.folder, target, name);
 }
 
-void read(const Family& family, const char* target, Entries* entries) {
-  for (const char* name : family.names) {
+std::vector<UniqueFd> open_all(const Family& family, const char* target) {
+  std::vector<UniqueFd> files(family.names.size());
+  const std::string folder = fmt::format("/proc/sys/net/{}/conf/{}", family.folder, target);
+  long fd = kernel::call(SYS_openat, AT_FDCWD, folder.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC);
+  if (fd == -ENOENT) return files;
+  UniqueFd directory(static_cast<int>(kernel::must(fd, "open", folder)));
+  for (size_t i = 0; i < files.size(); ++i) {
+    const char* name = family.names[i];
+    fd = kernel::call(SYS_openat, directory.get(), name, O_RDONLY | O_CLOEXEC);
+    if (fd != -ENOENT)  // this kernel may not have it
+      files[i].reset(static_cast<int>(kernel::must(fd, "open", folder + "/" + name)));
+  }
+  return files;
+}
+
+void read(const Family& family, const char* target, const std::vector<UniqueFd>& files,
+          Entries* entries) {
+  for (size_t i = 0; i < files.size(); ++i) {
+    const char* name = family.names[i];
     image::SysctlEntry& entry = *entries->Add();
     entry.set_type(name == text_value ? image::CTL_STR : image::CTL_32);
-    auto value = sysctl::find(path_of(family, target, name));
-    if (!value) continue;  // this kernel doesn't have it, or it is unset
+    if (!files[i].valid()) continue;
+    auto value = sysctl::value_of(files[i].get(), path_of(family, target, name));
+    if (!value) continue;
     if (entry.type() == image::CTL_STR)
       entry.set_sarg(*value);
     else if (auto number = text::to_int<int32_t>(*value))
@@ -153,16 +174,24 @@ void restore(const Family& family, const char* target, const Entries& entries) {
 
 }  // namespace
 
-void read_sysctls(image::NetnsEntry& settings) {
-  read(ipv4, "default", settings.mutable_def_conf4());
-  read(ipv4, "all", settings.mutable_all_conf4());
-  read(ipv6, "default", settings.mutable_def_conf6());
-  read(ipv6, "all", settings.mutable_all_conf6());
+Sysctls::Sysctls()
+    : all4_(open_all(ipv4, "all")),
+      default4_(open_all(ipv4, "default")),
+      loopback4_(open_all(ipv4, "lo")),
+      all6_(open_all(ipv6, "all")),
+      default6_(open_all(ipv6, "default")),
+      loopback6_(open_all(ipv6, "lo")) {}
+
+void Sysctls::read(image::NetnsEntry& settings) const {
+  net::read(ipv4, "default", default4_, settings.mutable_def_conf4());
+  net::read(ipv4, "all", all4_, settings.mutable_all_conf4());
+  net::read(ipv6, "default", default6_, settings.mutable_def_conf6());
+  net::read(ipv6, "all", all6_, settings.mutable_all_conf6());
 }
 
-void read_sysctls(image::NetDeviceEntry& loopback) {
-  read(ipv4, "lo", loopback.mutable_conf4());
-  read(ipv6, "lo", loopback.mutable_conf6());
+void Sysctls::read(image::NetDeviceEntry& loopback) const {
+  net::read(ipv4, "lo", loopback4_, loopback.mutable_conf4());
+  net::read(ipv6, "lo", loopback6_, loopback.mutable_conf6());
 }
 
 void restore_sysctls(const image::NetnsEntry& settings) {

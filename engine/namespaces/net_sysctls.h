@@ -1,12 +1,28 @@
 // The sysctls of a network namespace and its loopback. The calling thread is in it.
 #pragma once
 
+#include <vector>
+
+#include "base/unique_fd.h"
 #include "netdev.pb.h"
 
 namespace stasis::engine::net {
 
-void read_sysctls(image::NetnsEntry& settings);  // of "all" and "default"
-void read_sysctls(image::NetDeviceEntry& loopback);
+// There are about two hundred, and opening takes several times as long as reading:
+// opened before the tasks are frozen, read while they are.
+class Sysctls {
+ public:
+  Sysctls();
+
+  void read(image::NetnsEntry& settings) const;  // of "all" and "default"
+  void read(image::NetDeviceEntry& loopback) const;
+
+ private:
+  // In the format's order; invalid: the kernel has none.
+  using Files = std::vector<UniqueFd>;
+  Files all4_, default4_, loopback4_, all6_, default6_, loopback6_;
+};
+
 // Only those that are known, and differ. The image's order tells which is which.
 void restore_sysctls(const image::NetnsEntry& settings);
 void restore_sysctls(const image::NetDeviceEntry& loopback);

@@ -135,8 +135,8 @@ TEST_CASE("sysctls of a network namespace come back, and a fresh one has no fire
     sysctl::write("net/ipv4/conf/lo/arp_ignore", "3");
     if (sysctl::find("net/ipv6/conf/lo/hop_limit"))
       sysctl::write("net/ipv6/conf/lo/hop_limit", "17");
-    net::read_sysctls(settings);
-    net::read_sysctls(loopback);
+    net::Sysctls().read(settings);
+    net::Sysctls().read(loopback);
   });
   in_fresh_network([&] {
     net::restore_sysctls(settings);
@@ -146,7 +146,7 @@ TEST_CASE("sysctls of a network namespace come back, and a fresh one has no fire
     CHECK(sysctl::read("net/ipv4/conf/default/rp_filter") == "2");
     CHECK(sysctl::read("net/ipv4/conf/lo/arp_ignore") == "3");
     image::NetnsEntry again;
-    net::read_sysctls(again);
+    net::Sysctls().read(again);
     CHECK(again.SerializeAsString() == settings.SerializeAsString());
   });
 }

@@ -4,6 +4,8 @@
 #include <optional>
 #include <string>
 
+#include "base/unique_fd.h"
+
 namespace stasis::engine::sysctl {
 
 // Without the newline; nothing when the kernel has no such file
@@ -11,6 +13,9 @@ namespace stasis::engine::sysctl {
 // relative to /proc/sys. One read: a value is short, and tasks wait meanwhile.
 std::optional<std::string> find(const std::string& name);
 std::string read(const std::string& name);  // must exist
+// The same of a file that is open; from then on it is of the namespaces that
+// the thread was in at the time.
+std::optional<std::string> value_of(int file, const std::string& name);
 void write(const std::string& name, const std::string& value);
 
 }  // namespace stasis::engine::sysctl

@@ -4,7 +4,6 @@
 #include <linux/rseq.h>
 #include <sched.h>
 #include <signal.h>
-#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/rseq.h>
 #include <sys/syscall.h>
@@ -13,9 +12,7 @@
 
 #include <algorithm>
 #include <optional>
-#include <set>
 
-#include "base/text.h"
 #include "engine/files/fd_moves.h"
 #include "engine/files/locks.h"
 #include "engine/files/memfd.h"
@@ -23,10 +20,8 @@
 #include "engine/memory/vdso.h"
 #include "engine/memory/vma.h"
 #include "engine/namespaces/semaphore_undo.h"
-#include "engine/tasks/credentials.h"
 #include "engine/tasks/limits.h"
 #include "engine/tasks/registers.h"
-#include "engine/tasks/seccomp.h"
 #include "engine/tasks/signals.h"
 #include "engine/tasks/task_doer.h"
 #include "engine/tasks/thread_state.h"
@@ -58,52 +53,6 @@ bool has_dead_child(const image::Checkpoint& checkpoint, const image::TaskImage&
   return std::any_of(checkpoint.tasks.begin(), checkpoint.tasks.end(), [&](const auto& task) {
     return task.dead() && task.tree.ppid() == parent.tree.pid();
   });
-}
-
-// CRIU 4 writes shared anonymous memory down as a memfd of this name.
-constexpr const char* anonymous_memfd = "/dev/zero";
-
-// The shared anonymous area that the VMA maps, if it is one.
-std::optional<uint64_t> shared_id(const image::Checkpoint& checkpoint, const image::VmaEntry& vma) {
-  if (vma.status() & image::vma_sysvipc) return std::nullopt;  // attached, not mapped
-  if (vma.status() & image::vma_anon_shared) return vma.shmid();
-  if (!(vma.status() & image::vma_memfd)) return std::nullopt;
-  auto file = checkpoint.files.find(static_cast<uint32_t>(vma.shmid()));
-  if (file == checkpoint.files.end()) return std::nullopt;
-  for (const image::MemfdInodeEntry& inode : checkpoint.memfds)
-    if (inode.inode_id() == file->second.memfd().inode_id() && inode.name() == anonymous_memfd)
-      return inode.shmid();
-  return std::nullopt;
-}
-
-// Its size, and the mapping flags where it is of huge pages.
-std::pair<uint64_t, uint32_t> shared_size(const image::Checkpoint& checkpoint, uint64_t shmid) {
-  uint64_t size = 0;
-  uint32_t huge = 0;
-  for (const image::TaskImage& task : checkpoint.tasks)
-    for (const image::VmaEntry& vma : task.mm.vmas())
-      if (shared_id(checkpoint, vma) == shmid) {
-        size = std::max(size, vma.pgoff() + (vma.end() - vma.start()));
-        constexpr uint32_t flags = MAP_HUGETLB | uint32_t{MAP_HUGE_MASK} << MAP_HUGE_SHIFT;
-        if (vma.flags() & MAP_HUGETLB) huge = vma.flags() & flags;
-      }
-  return {size, huge};
-}
-
-// A descriptor number that the restored task does not use: the lowest, which
-// is what the kernel gives to the next file opened.
-int free_number(const image::TaskImage& task) {
-  std::set<uint32_t> used;
-  for (const image::FdinfoEntry& fd : task.fds) used.insert(fd.fd());
-  uint32_t number = 0;
-  while (used.count(number)) ++number;
-  return static_cast<int>(number);
-}
-
-// The caller's word ("apparmor:PROFILE") goes before the image's.
-std::string lsm_label(const image::CredsEntry& creds, const std::string& wanted) {
-  size_t colon = wanted.find(':');
-  return colon == std::string::npos ? creds.lsm_profile() : wanted.substr(colon + 1);
 }
 
 // Whatever has been sent to a task so far, as dup3 and close make of it what
@@ -146,18 +95,15 @@ struct Revival::Descriptors {
 
 Revival::Revival(Tools tools)
     : t_(tools),
-      last_cap_(
-          text::to_int<unsigned>(text::trim(kernel::read_file("/proc/sys/kernel/cap_last_cap")))
-              .value_or(40)) {
+      confinement_(tools.checkpoint, tools.plan.lsm_profile, tools.inherited),
+      shared_(tools.checkpoint, tools.copier) {
   for (const image::TaskImage& task : t_.checkpoint.tasks)
     if (!task.dead())
       if (const image::TaskImage* ancestor = ancestor_of(t_.checkpoint, task))
         ancestors_.insert(ancestor);
 }
 
-Revival::~Revival() {
-  for (const auto& [start, size] : huge_areas_) kernel::call(SYS_munmap, start, size);
-}
+Revival::~Revival() = default;
 
 std::vector<std::pair<uint64_t, uint64_t>> Revival::taken_addresses(
     const image::Checkpoint& checkpoint) {
@@ -204,32 +150,6 @@ void Revival::strip(Tracee& root) {
   t_.trampoline.run(root, batch, "the container's first process");
 }
 
-int Revival::shared_area(uint64_t shmid) {
-  UniqueFd& area = shared_areas_[shmid];
-  if (area) return area.get();
-  // The kernel makes the object; its map_files link gives a descriptor that
-  // other tasks can map: it stays the anonymous memory that it is.
-  auto [size, huge] = shared_size(t_.checkpoint, shmid);
-  long at = kernel::must(kernel::call(SYS_mmap, 0, size, PROT_READ | PROT_WRITE,
-                                      MAP_SHARED | MAP_ANONYMOUS | huge, -1, 0),
-                         huge ? "make shared memory of huge pages" : "make shared memory");
-  uint64_t start = static_cast<uint64_t>(at);
-  area = kernel::open(fmt::format("/proc/self/map_files/{:x}-{:x}", start, start + size), O_RDWR);
-  if (huge)
-    huge_areas_.emplace_back(start, size);  // until it is filled
-  else
-    kernel::call(SYS_munmap, start, size);
-  auto image = t_.checkpoint.shmem.find(shmid);
-  if (image != t_.checkpoint.shmem.end()) {
-    pages_.push_back(t_.checkpoint.dir.raw(fmt::format("pages-{}", image->second.pages_id)));
-    if (huge)
-      fill_mapped(image->second, start, pages_.back().get(), t_.copier);
-    else
-      fill_shared(image->second, area.get(), size, pages_.back().get(), t_.copier);
-  }
-  return area.get();
-}
-
 void Revival::open_files() {
   for (const image::TaskImage& task : t_.checkpoint.tasks) {
     if (task.dead()) continue;
@@ -250,8 +170,8 @@ std::map<size_t, int> Revival::mapped_descriptors(const image::TaskImage& image,
   std::map<size_t, int> numbers;
   for (int i = 0; i < image.mm.vmas_size(); ++i) {
     const image::VmaEntry& vma = image.mm.vmas(i);
-    if (auto shmid = shared_id(t_.checkpoint, vma)) {
-      numbers[static_cast<size_t>(i)] = d.add(shared_area(*shmid));
+    if (auto shmid = shared_.id_of(vma)) {
+      numbers[static_cast<size_t>(i)] = d.add(shared_.get(*shmid));
     } else if (vma.status() & (image::vma_file_private | image::vma_file_shared)) {
       uint32_t id = static_cast<uint32_t>(vma.shmid());
       UniqueFd& file = mapped_files_[{id, vma.fdflags()}];
@@ -347,6 +267,10 @@ void Revival::lay_out_memory(LiveTask& task) {
 }
 
 void Revival::fill_memory_files() {
+  for (const files::SocketPacket& packet : t_.files.socket_packets())  // under way only, maybe
+    for (const image::ScmEntry& scm : packet.entry.scm())
+      for (uint32_t id : scm.rights())
+        if (t_.files.entry(id).type() == image::MEMFD) t_.files.get(id);
   for (const auto& [id, file] : t_.files.memory_files()) {
     auto image = t_.checkpoint.shmem.find(file.inode->shmid());
     if (image == t_.checkpoint.shmem.end()) continue;
@@ -419,42 +343,6 @@ void Revival::equip(LiveTask& task) {
     t_.log.warn("{}: its login uid stays unset: error {}", task.name(), -batch.result(*login));
 }
 
-void Revival::confine_thread(LiveTask& task, LiveThread& thread, SyscallBatch& batch) {
-  const image::CoreEntry& core = *thread.core;
-  const image::ThreadCoreEntry& t = core.thread_core();
-  restore_thread_state(core, batch);
-  restore_pending(t.signals_p(), task.leader().ns_tid, thread.ns_tid, false, batch);
-  if (t_.inherited) return confine_further(task, thread, batch);
-  restore_lsm_label(lsm_label(t.creds(), t_.plan.lsm_profile), t_.checkpoint.inventory.lsmtype(),
-                    free_number(*task.image), batch);
-  // Without no_new_privs only CAP_SYS_ADMIN may set a filter; it is suspended
-  // until the task is let go.
-  add_filters(task, thread, batch);
-  restore_credentials(t.creds(), last_cap_, batch);
-  restore_death_signal(t, batch);  // a change of credentials clears it
-}
-
-// The leader comes first, and brings along what all threads have.
-void Revival::add_filters(LiveTask& task, LiveThread& thread, SyscallBatch& batch) {
-  const image::SeccompEntry& filters =
-      t_.checkpoint.seccomp ? *t_.checkpoint.seccomp : image::SeccompEntry::default_instance();
-  std::set<int> there, for_all;
-  if (t_.inherited) there = t_.inherited->seccomp_filters;
-  if (task.threads.size() > 1) for_all = common_filters(filters, *task.image);
-  if (&thread != &task.leader()) there.merge(for_all);
-  restore_seccomp(filters, thread.core->thread_core(), batch, there, for_all);
-}
-
-void Revival::confine_further(LiveTask& task, LiveThread& thread, SyscallBatch& batch) {
-  const image::ThreadCoreEntry& t = thread.core->thread_core();
-  auto now = kernel::parse_status(kernel::read_file(proc_file(thread.tid, "status")));
-  if (t.creds().no_new_privs() != 0 && !now.no_new_privs)
-    batch.must("set no_new_privs of", SYS_prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
-  add_filters(task, thread, batch);
-  lower_credentials(t.creds(), now, last_cap_, batch);
-  restore_death_signal(t, batch);
-}
-
 void Revival::confine(LiveTask& task) {
   if (task.image->dead()) return;
   const image::TaskImage& image = *task.image;
@@ -462,7 +350,10 @@ void Revival::confine(LiveTask& task) {
   for (LiveThread& thread : task.threads) {
     bool leader = &thread == &task.leader();
     SyscallBatch batch;
-    confine_thread(task, thread, batch);
+    restore_thread_state(*thread.core, batch);
+    restore_pending(thread.core->thread_core().signals_p(), task.leader().ns_tid, thread.ns_tid,
+                    false, batch);
+    confinement_.add(task, thread, batch);
     if (leader) {
       if (has_dead_child(t_.checkpoint, image)) {
         // Children that died while we made them have sent their signal anew.

@@ -12,19 +12,15 @@
 #include "engine/files/restorer.h"
 #include "engine/memory/heritage.h"
 #include "engine/memory/pages.h"
+#include "engine/memory/shared_areas.h"
 #include "engine/namespaces/cgroup_restorer.h"
 #include "engine/plan.h"
 #include "engine/remote/trampoline.h"
+#include "engine/tasks/confinement.h"
 #include "engine/tasks/fd_sender.h"
 #include "engine/tasks/live_tree.h"
 
 namespace stasis::engine {
-
-// A container whose first process the runtime has made: what its tasks have from
-// that one stays as it is, or is lowered.
-struct Inherited {
-  std::set<int> seccomp_filters;  // by number in the image
-};
 
 class Revival {
  public:
@@ -69,21 +65,16 @@ class Revival {
   void fill_memory_files();  // of all tasks, once these are laid out
   void equip(LiveTask& task);
   Descriptors& descriptors_of(const image::TaskImage& task);
-  int shared_area(uint64_t shmid);
   std::map<size_t, int> mapped_descriptors(const image::TaskImage& task, Descriptors& d);
   void map_memory(LiveTask& task, const std::map<size_t, int>& descriptors, SyscallBatch& batch,
                   PageCopier& copier);
-  void confine_thread(LiveTask& task, LiveThread& thread, SyscallBatch& batch);
-  void confine_further(LiveTask& task, LiveThread& thread, SyscallBatch& batch);
-  void add_filters(LiveTask& task, LiveThread& thread, SyscallBatch& batch);
   void place_descriptors(LiveTask& task, const Descriptors& sent, SyscallBatch& batch);
 
   Tools t_;
-  unsigned last_cap_;
+  Confinement confinement_;
+  SharedAreas shared_;
   std::map<const image::TaskImage*, std::unique_ptr<Descriptors>> sent_;
   std::map<std::pair<uint32_t, uint32_t>, UniqueFd> mapped_files_;  // by file id and flags
-  std::map<uint64_t, UniqueFd> shared_areas_;
-  std::vector<std::pair<uint64_t, uint64_t>> huge_areas_;  // of ours: address and size
   std::vector<UniqueFd> pages_;                  // page images and memory, until they are read
   std::set<const image::TaskImage*> ancestors_;  // in memory, of other tasks
 };

@@ -23,17 +23,6 @@ def needs(program, pattern=None):
     raise Skip(f"needs {program}")
 
 
-def goes_through_all(c, look):
-    """Two checkpoints that it goes on after, two that it comes back from; `look` before and after each."""
-    for options in (["--leave-running"], ["--leave-running"], [], []):
-        look()
-        image = c.checkpoint(*options)
-        if not options:
-            c.gone()
-            c.restore(image)
-    look()
-
-
 NODE = """
 const http = require('http');
 let count = 0;
@@ -66,7 +55,7 @@ def node(env):
                 answer = client.getresponse().read()
                 expect(answer == b"%d" % count, f"{answer} came back, not {count}")
             expect(client.sock is line, "the client had to connect again")
-        goes_through_all(c, look)
+        c.goes_through_all(look)
     c.gone()
 
 
@@ -130,7 +119,7 @@ def java(env):
             now = int(ticks.read_text())
             expect(now > last, f"it stands at {now}, stood at {last}")
             last = now
-        goes_through_all(c, look)
+        c.goes_through_all(look)
     c.gone()
 
 
@@ -191,7 +180,7 @@ def postgres(env):
                 writer.ask(f"insert into t values ({count})")
             rows = writer.ask("select count(*), max(n) from t where n > 0")
             expect(rows == f"{count}|{count}", f"the table has {rows}, not {count}")
-        goes_through_all(c, look)
+        c.goes_through_all(look)
         waiting.ask("commit")
         expect(writer.ask("select count(*) from t where n < 0") == "1", "the transaction is lost")
         time.sleep(0.1)

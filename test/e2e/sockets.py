@@ -10,15 +10,7 @@ def again(env, program, files=None, **keywords):
     for name, text in (files or {}).items():
         (container.data / name).write_text(text)
     with container as c:
-        c.start()
-        for _ in range(2):
-            c.checkpoint("--leave-running")
-            c.ask()
-        for _ in range(2):
-            image = c.checkpoint()
-            c.gone()
-            c.restore(image).ask()
-            c.ask()
+        c.start().goes_through_all(lambda: c.ask().ask())
     c.gone()
 
 

@@ -1,6 +1,7 @@
 // Descriptors of files, processes and namespaces: inotify watches with their
 // numbers, on files with and without a name; pidfds of living and dead
-// processes; files of /proc/self/ns and of a dead process's /proc.
+// processes; files of /proc/self/ns and of a dead process's /proc, and a working
+// directory there.
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
@@ -58,12 +59,18 @@ void expect_event(Verdict& verdict, const std::vector<Event>& found, size_t at, 
                  event.name.c_str(), wd, mask, name);
 }
 
-pid_t make_child() {
+pid_t make_child(const std::string& directory = "/") {
   pid_t child = fork();
   need(child >= 0, "fork");
-  if (child == 0)
-    for (;;) pause();
-  return child;
+  if (child != 0) return child;
+  need(chdir(directory.c_str()) == 0, "chdir");
+  for (;;) pause();
+}
+
+std::string working_directory(pid_t pid) {
+  char target[64];
+  ssize_t size = readlink(("/proc/" + std::to_string(pid) + "/cwd").c_str(), target, sizeof target);
+  return std::string(target, size < 0 ? 0 : static_cast<size_t>(size));
 }
 
 int pidfd(pid_t pid, unsigned flags = 0) {
@@ -116,6 +123,11 @@ int main() {
   int status = open((of_dead + "/status").c_str(), O_RDONLY | O_CLOEXEC);
   int dead_directory = open(of_dead.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   need(status >= 0 && dead_directory >= 0, "files of /proc");
+  pid_t homeless = make_child(of_dead);
+  while (working_directory(homeless) != of_dead) sleep_us(1000);
+  pid_t lodger = make_child("/proc/" + std::to_string(child));
+  while (working_directory(lodger) == "/") sleep_us(1000);
+  int living = open(("/proc/" + std::to_string(child) + "/comm").c_str(), O_RDONLY | O_CLOEXEC);
   kill(brief, SIGKILL);
   waitpid(brief, nullptr, 0);
   events();
@@ -155,6 +167,11 @@ int main() {
     char byte;
     verdict.expect(read(status, &byte, 1) < 0 && errno == ESRCH, "/proc of a dead process: read");
     verdict.expect(openat(dead_directory, "status", O_RDONLY) < 0, "/proc of a dead process: open");
+    verdict.expect(working_directory(homeless) == of_dead + " (deleted)", "it is in %s",
+                   working_directory(homeless).c_str());
+    verdict.expect(working_directory(lodger) == "/proc/" + std::to_string(child), "it is in %s",
+                   working_directory(lodger).c_str());
+    verdict.expect(pread(living, &byte, 1, 0) == 1, "/proc of a living process: read");
     for (int i = 0; i < 3; i++) {
       struct stat stat{};
       ::stat(names[i], &stat);
