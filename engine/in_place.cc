@@ -233,9 +233,9 @@ void stop_after_exec(Tracee& init) {
 
 }  // namespace
 
-void check_in_place(const image::Checkpoint& checkpoint) {
+void check_in_place(image::Checkpoint& checkpoint) {
   LiveTree::check(checkpoint);
-  check_vdso(checkpoint);
+  fit_vdso(checkpoint, Revival::taken_addresses(checkpoint));
   auto refuse = [](const std::string& cause, const std::string& remedy) {
     throw Error("restore", "the container in place").because(cause).hint(remedy);
   };

@@ -10,8 +10,9 @@
 
 namespace stasis::engine {
 
-// What can't be restored so, whatever the container. Throws Error.
-void check_in_place(const image::Checkpoint& checkpoint);
+// Throws for what can't be restored so, whatever the container. What can is made
+// to fit this kernel: see fit_vdso().
+void check_in_place(image::Checkpoint& checkpoint);
 
 // Follows the init up to its program, with its clocks prepared; false where it
 // ends before.

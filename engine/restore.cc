@@ -76,7 +76,7 @@ RestoreResult restore(const RestorePlan& plan, int image_dir, Observer& observer
   Stopwatch watch;
   image::Checkpoint checkpoint = image::load(image_dir);
   LiveTree::check(checkpoint);
-  check_vdso(checkpoint);
+  fit_vdso(checkpoint, Revival::taken_addresses(checkpoint));
   files::check_terminals(checkpoint, plan);
   files::check_connections(checkpoint, plan);
   namespaces::Layout layout = namespaces::layout(checkpoint, plan);

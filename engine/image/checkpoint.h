@@ -29,6 +29,12 @@ struct PagemapImage {
   uint32_t pages_id = 0;              // raw("pages-ID")
 };
 
+// Bytes of a task's memory that differ from what the image holds.
+struct MemoryPatch {
+  uint64_t address;
+  std::string bytes;
+};
+
 struct TaskImage {
   PstreeEntry tree;
   std::vector<CoreEntry> threads;  // parallel to tree.threads(), leader first
@@ -39,6 +45,7 @@ struct TaskImage {
   FsEntry fs;
   std::vector<PagemapEntry> pagemap;
   uint32_t pages_id = 0;
+  std::vector<MemoryPatch> patches;  // none in an image: a restore's
 
   const TaskCoreEntry& core() const { return threads.front().tc(); }
   bool dead() const { return core().task_state() == task_dead; }

@@ -200,6 +200,11 @@ void Tracee::resume(int signal) const {
   request(PTRACE_CONT, 0, static_cast<uintptr_t>(signal), "resume");
 }
 
+Tracee::Stop Tracee::step() {
+  request(PTRACE_SINGLESTEP, 0, 0, "step");
+  return wait();
+}
+
 void Tracee::to_syscall_stop() {
   for (;;) {
     request(PTRACE_SYSCALL, 0, 0, "step");

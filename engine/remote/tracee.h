@@ -87,6 +87,8 @@ class Tracee {
   void set_xstate(const std::vector<uint8_t>& area) const;
 
   void resume(int signal = 0) const;
+  // Runs one instruction; what stopped it is SIGTRAP where nothing came between.
+  Stop step();
   // Runs to the next entry to or exit from a system call and waits there.
   void to_syscall_stop();
   void set_options(long options) const;

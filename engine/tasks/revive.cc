@@ -208,6 +208,7 @@ void Revival::fill(LiveTree& tree,
   fill_memory_files();
   uint64_t total = t_.copier.bytes();
   t_.copier.fill([&](uint64_t done) { progress(done, total); });
+  for (LiveTask& task : tree.tasks()) patch_memory(task);
   files::seal_memory(t_.files);
   for (LiveTask& task : tree.tasks()) equip(task);
   t_.files.finish_sockets(tree.pids());
@@ -277,6 +278,15 @@ void Revival::fill_memory_files() {
     pages_.push_back(t_.checkpoint.dir.raw(fmt::format("pages-{}", image->second.pages_id)));
     fill_shared(image->second, file.fd.get(), file.inode->size(), pages_.back().get(), t_.copier);
   }
+}
+
+void Revival::patch_memory(const LiveTask& task) {
+  if (task.image->patches.empty()) return;
+  UniqueFd mem = kernel::open(proc_file(task.pid, "mem"), O_WRONLY);
+  for (const image::MemoryPatch& patch : task.image->patches)
+    kernel::must(kernel::call(SYS_pwrite64, mem.get(), patch.bytes.data(), patch.bytes.size(),
+                              patch.address),
+                 "patch the memory of", task.name());
 }
 
 void Revival::place_descriptors(LiveTask&, const Descriptors& sent, SyscallBatch& batch) {

@@ -63,6 +63,7 @@ class Revival {
   struct Descriptors;  // what a task was sent, and as which number
   void lay_out_memory(LiveTask& task);
   void fill_memory_files();  // of all tasks, once these are laid out
+  void patch_memory(const LiveTask& task);
   void equip(LiveTask& task);
   Descriptors& descriptors_of(const image::TaskImage& task);
   std::map<size_t, int> mapped_descriptors(const image::TaskImage& task, Descriptors& d);

@@ -10,6 +10,7 @@
 
 #include "base/text.h"
 #include "engine/image/format.h"
+#include "engine/memory/vdso.h"
 #include "engine/remote/healing_stub.h"
 #include "engine/tasks/credentials.h"
 #include "engine/tasks/limits.h"
@@ -171,6 +172,7 @@ uint64_t store_cores(FrozenTask& task, const userns::IdMap& ids, SeccompFilters&
     store_pending(thread.tracee, false, t->mutable_signals_p());
     if (leader) store_pending(thread.tracee, true, core.mutable_tc()->mutable_signals_s());
     leave_stub(thread.tracee, place);
+    leave_vdso(task, thread.tracee);
     HealingStub stub({&thread.tracee, task.pid, task.ns_pid, thread.ns_tid, hole, signal,
                       fmt::format("thread {} of {}", thread.tid, task.name())},
                      place, task.mem.get());
