@@ -12,7 +12,10 @@ TESTS = pathlib.Path(__file__).resolve().parents[1]
 TOOLS = ["/usr/bin/busybox", "/usr/sbin/runc", "/usr/bin/python3.11", "/usr/bin/nsenter", "/bin/ip",
          "/usr/sbin/apparmor_parser", "/bin/bash", "/usr/bin/unshare", "/usr/bin/bindfs",
          "/sbin/mkfs.ext2", "/sbin/losetup", "/bin/mount", "/bin/umount"]
-MODULES = ("loop", "fuse", "overlay", "binfmt_misc", "unix_diag")
+# What the kernel and `ip` ask for by themselves must be there, these must be loaded.
+MODULE_PLACES = ("net", "lib", "crypto", "fs/overlayfs", "fs/fuse", "fs/binfmt_misc.ko", "fs/nls",
+                 "drivers/net/veth.ko", "drivers/net/dummy.ko", "drivers/net/tun.ko", "drivers/block/loop.ko")
+MODULES = ("loop", "fuse", "overlay", "binfmt_misc")
 PYTHON = pathlib.Path("/usr/lib/python3.11")
 # qemu 7.2 loses flags in cmpxchg16b, by which Debian 13's kernel allocates memory where there is one.
 CPU = "max,-cx16"
@@ -20,7 +23,7 @@ INIT = """#!/bin/busybox sh
 export PATH=/bin
 /bin/busybox mkdir -p /new
 /bin/busybox mount -t tmpfs -o size=80% tmpfs /new
-for name in bin etc lib lib64 tests tmp usr under-test modules second; do /bin/busybox cp -a /$name /new/; done
+for name in bin sbin etc lib lib64 tests tmp usr under-test second; do /bin/busybox cp -a /$name /new/; done
 exec /bin/busybox switch_root /new /second
 """
 SECOND = """#!/bin/busybox sh
@@ -35,7 +38,7 @@ mount -t devpts devpts /dev/pts
 mount -t tmpfs shm /dev/shm
 mount -t tmpfs run /run
 mount -t cgroup2 none /sys/fs/cgroup
-for module in /modules/*; do [ -e "$module" ] && insmod "$module"; done
+if [ -e /lib/modules ]; then for module in {modules}; do modprobe $module; done; fi
 ip link set lo up
 echo "kernel $(uname -r)"
 {command}
@@ -65,11 +68,17 @@ def install(root, source, target=None):
 
 
 def install_modules(root, kernel):
-    for module in MODULES:
-        found = list((kernel.parents[1] / "lib/modules").rglob(f"{module}.ko"))
-        if not found:
-            sys.exit(f"kernels: {kernel} comes without its module {module}")
-        install(root, found[0], f"/modules/{module}.ko")
+    source, = (kernel.parents[1] / "lib/modules").iterdir()
+    target = root / "lib/modules" / source.name
+    for place in MODULE_PLACES:
+        found = source / "kernel" / place
+        if found.is_dir():
+            shutil.copytree(found, target / "kernel" / place)
+        else:
+            install(root, found, target.relative_to(root) / "kernel" / place)
+    for table in source.glob("modules.*"):
+        install(root, table, target.relative_to(root) / table.name)
+    subprocess.run(["busybox", "depmod", "-b", root, source.name], check=True)
 
 
 def install_criu(root, wrapper):
@@ -83,7 +92,7 @@ def install_criu(root, wrapper):
 
 def stage(root, stasis, programs, command):
     """Fills the initramfs: it runs the shell command `command` and ends."""
-    for name in ("bin", "etc", "tmp", "usr/bin", "usr/lib", "lib", "lib64", "under-test", "modules"):
+    for name in ("bin", "etc", "tmp", "usr/bin", "usr/lib", "lib", "lib64", "under-test"):
         (root / name).mkdir(parents=True, exist_ok=True)
     binaries = TOOLS + [str(p) for p in (PYTHON / "lib-dynload").glob("*.so")]
     if stasis:
@@ -91,6 +100,7 @@ def stage(root, stasis, programs, command):
         binaries.append(stasis)
     for tool in TOOLS:
         install(root, tool, f"/bin/{pathlib.Path(tool).name}")
+    (root / "sbin").symlink_to("bin")
     (root / "bin/python3").symlink_to("python3.11")
     for applet in subprocess.run(["busybox", "--list"], capture_output=True, text=True,
                                  check=True).stdout.split():
@@ -103,7 +113,7 @@ def stage(root, stasis, programs, command):
     shutil.copytree(TESTS, root / "tests", ignore=shutil.ignore_patterns("fuzz"))
     shutil.copytree(programs, root / "under-test/programs",
                     ignore=shutil.ignore_patterns("CMakeFiles", "*.cmake"))
-    for name, text in (("init", INIT), ("second", SECOND.format(command=command))):
+    for name, text in (("init", INIT), ("second", SECOND.format(command=command, modules=" ".join(MODULES)))):
         (root / name).write_text(text)
         (root / name).chmod(0o755)
 
