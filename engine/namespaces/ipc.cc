@@ -1,7 +1,6 @@
 #include "engine/namespaces/ipc.h"
 
 #include <fmt/format.h>
-#include <google/protobuf/descriptor.h>
 #include <sys/syscall.h>
 
 #include <cstddef>
@@ -15,48 +14,40 @@
 namespace stasis::engine::ipc {
 namespace {
 
-using google::protobuf::FieldDescriptor;
+using Entry = image::IpcVarEntry;
 
-// A file of one number and the field of IpcVarEntry that keeps it.
+// A file of one number and the field that keeps it. Protobuf's reflection would do,
+// but takes long to set itself up, which is here while tasks wait.
 struct Sysctl {
   const char* path;
-  const char* field;
-  bool queue = false;  // absent without CONFIG_POSIX_MQUEUE
+  uint64_t (*get)(const Entry& entry);
+  void (*set)(Entry& entry, uint64_t value);
+  bool queue;  // absent without CONFIG_POSIX_MQUEUE
 };
+template <auto get, auto set>
+constexpr Sysctl number(const char* path, bool queue = false) {
+  return {path, [](const Entry& entry) -> uint64_t { return (entry.*get)(); },
+          [](Entry& entry, uint64_t value) {
+            (entry.*set)(static_cast<decltype((entry.*get)())>(value));
+          },
+          queue};
+}
 constexpr Sysctl single_values[] = {
-    {"kernel/msgmax", "msg_ctlmax"},
-    {"kernel/msgmnb", "msg_ctlmnb"},
-    {"kernel/msgmni", "msg_ctlmni"},
-    {"kernel/auto_msgmni", "auto_msgmni"},
-    {"kernel/shmmax", "shm_ctlmax"},
-    {"kernel/shmall", "shm_ctlall"},
-    {"kernel/shmmni", "shm_ctlmni"},
-    {"kernel/shm_rmid_forced", "shm_rmid_forced"},
-    {"fs/mqueue/queues_max", "mq_queues_max", true},
-    {"fs/mqueue/msg_max", "mq_msg_max", true},
-    {"fs/mqueue/msgsize_max", "mq_msgsize_max", true},
-    {"fs/mqueue/msg_default", "mq_msg_default", true},
-    {"fs/mqueue/msgsize_default", "mq_msgsize_default", true},
+    number<&Entry::msg_ctlmax, &Entry::set_msg_ctlmax>("kernel/msgmax"),
+    number<&Entry::msg_ctlmnb, &Entry::set_msg_ctlmnb>("kernel/msgmnb"),
+    number<&Entry::msg_ctlmni, &Entry::set_msg_ctlmni>("kernel/msgmni"),
+    number<&Entry::auto_msgmni, &Entry::set_auto_msgmni>("kernel/auto_msgmni"),
+    number<&Entry::shm_ctlmax, &Entry::set_shm_ctlmax>("kernel/shmmax"),
+    number<&Entry::shm_ctlall, &Entry::set_shm_ctlall>("kernel/shmall"),
+    number<&Entry::shm_ctlmni, &Entry::set_shm_ctlmni>("kernel/shmmni"),
+    number<&Entry::shm_rmid_forced, &Entry::set_shm_rmid_forced>("kernel/shm_rmid_forced"),
+    number<&Entry::mq_queues_max, &Entry::set_mq_queues_max>("fs/mqueue/queues_max", true),
+    number<&Entry::mq_msg_max, &Entry::set_mq_msg_max>("fs/mqueue/msg_max", true),
+    number<&Entry::mq_msgsize_max, &Entry::set_mq_msgsize_max>("fs/mqueue/msgsize_max", true),
+    number<&Entry::mq_msg_default, &Entry::set_mq_msg_default>("fs/mqueue/msg_default", true),
+    number<&Entry::mq_msgsize_default, &Entry::set_mq_msgsize_default>("fs/mqueue/msgsize_default",
+                                                                       true),
 };
-
-const FieldDescriptor& field_of(const Sysctl& sysctl) {
-  return *image::IpcVarEntry::descriptor()->FindFieldByName(sysctl.field);
-}
-
-uint64_t get(const image::IpcVarEntry& entry, const Sysctl& sysctl) {
-  const FieldDescriptor& field = field_of(sysctl);
-  return field.cpp_type() == FieldDescriptor::CPPTYPE_UINT64
-             ? entry.GetReflection()->GetUInt64(entry, &field)
-             : entry.GetReflection()->GetUInt32(entry, &field);
-}
-
-void set(image::IpcVarEntry& entry, const Sysctl& sysctl, uint64_t value) {
-  const FieldDescriptor& field = field_of(sysctl);
-  if (field.cpp_type() == FieldDescriptor::CPPTYPE_UINT64)
-    entry.GetReflection()->SetUInt64(&entry, &field, value);
-  else
-    entry.GetReflection()->SetUInt32(&entry, &field, static_cast<uint32_t>(value));
-}
 
 std::vector<uint64_t> numbers(const std::string& name, const std::string& text) {
   std::vector<uint64_t> values;
@@ -93,10 +84,10 @@ void read_next_id(const char* name, Keep keep) {
 }  // namespace
 
 image::IpcVarEntry read() {
-  image::IpcVarEntry entry;
+  Entry entry;
   for (uint64_t value : numbers(semaphore_limits, sysctl::read(semaphore_limits)))
     entry.add_sem_ctls(static_cast<uint32_t>(value));
-  for (const Sysctl& sysctl : single_values) set(entry, sysctl, value_of(sysctl).value_or(0));
+  for (const Sysctl& sysctl : single_values) sysctl.set(entry, value_of(sysctl).value_or(0));
   read_next_id("kernel/msg_next_id", [&](uint32_t id) { entry.set_msg_next_id(id); });
   read_next_id("kernel/sem_next_id", [&](uint32_t id) { entry.set_sem_next_id(id); });
   read_next_id("kernel/shm_next_id", [&](uint32_t id) { entry.set_shm_next_id(id); });
@@ -109,7 +100,7 @@ void restore(const image::IpcVarEntry& vars) {
     sysctl::write(semaphore_limits, fmt::format("{}", fmt::join(wanted, " ")));
 
   for (const Sysctl& sysctl : single_values) {
-    const uint64_t value = get(vars, sysctl);
+    const uint64_t value = sysctl.get(vars);
     // Zero queue limits come from a kernel without queues.
     if (sysctl.queue && value == 0) continue;
     auto here = value_of(sysctl);
