@@ -26,6 +26,7 @@
 #include "engine/stopwatch.h"
 #include "engine/tasks/controlling_terminal.h"
 #include "engine/tasks/frozen_tree.h"
+#include "engine/tasks/registers.h"
 #include "engine/tasks/store_task.h"
 #include "fs.pb.h"
 #include "kernel/directories.h"
@@ -336,6 +337,7 @@ DumpResult dump(const DumpPlan& given, int image_dir, Observer& observer, Log& l
   DumpPlan plan = given;
   Dump dump(plan, image_dir, observer, log);
   if (dump.ids.own(CLONE_NEWNS)) mounts::prepare_packing();
+  prepare_registers();
   observer.pre_dump();
   Stopwatch watch;
   FrozenTree tree(plan, log);

@@ -41,16 +41,24 @@ struct Component {
   uint32_t offset = 0, size = 0;
 };
 
-// Where a state component lies in the standard format; size 0 if not there.
-Component component(unsigned feature) {
-  uint32_t size, offset, flags, unused;
-  if (!__get_cpuid_count(0xd, feature, &size, &offset, &flags, &unused)) return {};
-  return {offset, size};
+// Where the state components lie in the standard format; size 0 if not there.
+// A hypervisor takes its time to answer CPUID, so it is asked once.
+const std::array<Component, pkru + 1>& layout() {
+  static const auto components = [] {
+    std::array<Component, pkru + 1> found{};
+    for (unsigned feature = ymm; feature <= pkru; ++feature) {
+      uint32_t size, offset, flags, unused;
+      if (__get_cpuid_count(0xd, feature, &size, &offset, &flags, &unused))
+        found[feature] = {offset, size};
+    }
+    return found;
+  }();
+  return components;
 }
 
 template <typename Field>
 void store_component(const std::vector<uint8_t>& area, unsigned feature, Field* field) {
-  Component c = component(feature);
+  Component c = layout().at(feature);
   if (c.size == 0 || c.offset + c.size > area.size()) return;
   field->Resize(static_cast<int>(c.size / sizeof(*field->data())), 0);
   memcpy(field->mutable_data(), area.data() + c.offset, c.size);
@@ -60,7 +68,7 @@ template <typename Field>
 void load_component(std::vector<uint8_t>& area, uint64_t xstate_bv, unsigned feature,
                     const char* name, const Field& field) {
   size_t bytes = static_cast<size_t>(field.size()) * sizeof(*field.data());
-  Component c = component(feature);
+  Component c = layout().at(feature);
   bool fits = c.size >= bytes && c.offset + c.size <= area.size();
   if (bytes > 0 && fits) memcpy(area.data() + c.offset, field.data(), bytes);
   if ((xstate_bv >> feature & 1) && (!fits || bytes == 0))
@@ -70,6 +78,8 @@ void load_component(std::vector<uint8_t>& area, uint64_t xstate_bv, unsigned fea
 }
 
 }  // namespace
+
+void prepare_registers() { layout(); }
 
 void store_registers(const Registers& registers, const std::vector<uint8_t>& xstate,
                      image::ThreadInfoX86* info) {

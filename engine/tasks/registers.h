@@ -9,6 +9,9 @@
 
 namespace stasis::engine {
 
+// What takes a while the first time, for before the freeze.
+void prepare_registers();
+
 // `registers` as they were at the stop: an interrupted system call is written
 // as one that will be started again, as CRIU's images have it.
 void store_registers(const Registers& registers, const std::vector<uint8_t>& xstate,
