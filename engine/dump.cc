@@ -8,11 +8,13 @@
 #include <time.h>
 
 #include <set>
+#include <utility>
 
 #include "engine/files/dumper.h"
 #include "engine/files/obstacles.h"
 #include "engine/image/format.h"
 #include "engine/image/image.h"
+#include "engine/memory/fork_snapshot.h"
 #include "engine/memory/outdated.h"
 #include "engine/memory/pages.h"
 #include "engine/memory/vma.h"
@@ -45,7 +47,8 @@ struct Dump {
         cgroups(p, ids),
         writer(image_dir, p.durable),
         files(p, writer, l),
-        copier(p.workers) {}
+        copier(p.workers),
+        snapshot(p, cgroups.hierarchies(), l) {}
 
   const DumpPlan& plan;
   Observer& observer;
@@ -58,6 +61,8 @@ struct Dump {
   files::Dumper files;
   SeccompFilters filters;
   PageCopier copier;
+  ForkSnapshot snapshot;
+  bool copies = false;  // are wanted
   std::map<uint64_t, UniqueFd> shared_areas;  // by shmid
   namespaces::SysvUse sysv;
   SemaphoreUse semaphores;
@@ -127,8 +132,12 @@ void store_memory(Dump& dump, FrozenTask& task, image::MmEntry& mm, bool lone) {
   for (const PageRange& range : outdated)
     dump.log.info("{}: {} pages at {:x} are of a file that was changed since", task.name(),
                   range.pages(), range.start);
-  dump.result.pages_written +=
-      store_pages(task, mm, outdated, ++dump.last_pages_id, lone, dump.writer, dump.copier);
+  std::vector<PageRange> copyable;
+  if (dump.copies) copyable = areas_of_a_copy(task);
+  std::vector<PageCopier::Piece> later;
+  dump.result.pages_written += store_pages(task, mm, outdated, ++dump.last_pages_id, lone,
+                                           dump.writer, dump.copier, copyable, &later);
+  dump.snapshot.add(task, std::move(later));
   for (const image::VmaEntry& vma : mm.vmas()) {
     dump.result.pages_scanned += (vma.end() - vma.start()) / page_size;
     if (vma.status() & image::vma_sysvipc) ++dump.sysv.attached[vma.shmid()];
@@ -237,14 +246,16 @@ void store_container(Dump& dump, FrozenTree& tree) {
   dump.semaphores.sets = namespaces::semaphores(dump.ids, dump.root_pidfd.get());
   dump.files.terminals().set_sessions(sessions_of(tree));
   bool lone = tree.tasks().size() == 1;
+  dump.copies = dump.snapshot.wanted(tree);
   for (FrozenTask& task : tree.tasks()) store_task(dump, task, lone);
   store_namespaces(dump);
   store_memory_files(dump);
   std::set<pid_t> pids;
   for (const FrozenTask& task : tree.tasks()) pids.insert(task.pid);
   dump.files.check_processes(pids);
+  dump.snapshot.take(tree, dump.copier);
   Stopwatch watch;
-  uint64_t total = dump.copier.bytes();
+  uint64_t total = dump.copier.bytes() + dump.snapshot.bytes();
   dump.copier.save([&](uint64_t done) { dump.observer.progress(done, total); });
   dump.result.write_us = watch.microseconds();
   dump.files.finish();
@@ -271,10 +282,26 @@ void look_at_mounts(Dump& dump, FrozenTree& tree, DumpPlan& plan) {
   for (const NestedMounts& nested : plan.nested) dump.ids.admit_mounts(nested.inode);
 }
 
+// The tasks go on; what remains to be written is written from their copies.
+void save_copies(Dump& dump) {
+  Stopwatch watch;
+  uint64_t before = dump.copier.bytes(), total = before + dump.snapshot.bytes();
+  dump.snapshot.save([&](uint64_t done) { dump.observer.progress(before + done, total); });
+  dump.result.write_us += watch.microseconds();
+  dump.result.tasks_copied = dump.snapshot.copied();
+  dump.result.not_copied_for = dump.snapshot.obstacle();
+  if (dump.result.tasks_copied > 0)
+    dump.log.info("{} of memory, of {} processes, written from copies", dump.snapshot.bytes(),
+                  dump.result.tasks_copied);
+}
+
 // Whatever comes, the network is let go again, but for a container that is to end.
 void write_down(Dump& dump, FrozenTree& tree, const Stopwatch& watch) {
   bool own_network = dump.ids.own(CLONE_NEWNET);
   if (own_network) dump.observer.network_lock();
+  auto unlock_network = [&] {
+    if (std::exchange(own_network, false)) dump.observer.network_unlock();
+  };
   try {
     dump.observer.query_external_files();
     store_container(dump, tree);
@@ -284,6 +311,8 @@ void write_down(Dump& dump, FrozenTree& tree, const Stopwatch& watch) {
       // The content is taken: the tasks need not wait for the disk.
       tree.release();
       dump.result.frozen_us = watch.microseconds();
+      unlock_network();
+      save_copies(dump);
       dump.writer.publish(entry);
       dump.observer.post_dump();
     } else {
@@ -295,10 +324,9 @@ void write_down(Dump& dump, FrozenTree& tree, const Stopwatch& watch) {
       dump.files.connections().stay_held();
     }
   } catch (...) {
-    if (own_network) dump.observer.network_unlock();
+    unlock_network();
     throw;
   }
-  if (own_network && dump.plan.leave_running) dump.observer.network_unlock();
 }
 
 }  // namespace

@@ -275,7 +275,9 @@ void PageCopier::fill(const std::function<void(uint64_t)>& progress) { run(progr
 
 uint64_t store_pages(FrozenTask& task, const image::MmEntry& mm,
                      const std::vector<PageRange>& whole, uint32_t pages_id, bool lone,
-                     image::ImageWriter& writer, PageCopier& copier) {
+                     image::ImageWriter& writer, PageCopier& copier,
+                     const std::vector<PageRange>& copyable,
+                     std::vector<PageCopier::Piece>* copyable_pieces) {
   std::string stem = fmt::format("pagemap-{}", task.ns_pid);
   image::PagemapHead head;
   head.set_pages_id(pages_id);
@@ -307,13 +309,21 @@ uint64_t store_pages(FrozenTask& task, const image::MmEntry& mm,
     offset += range.end - range.start;
     count += range.pages();
   }
-  auto add = [&](const std::vector<PageRange>& ranges, PageCopier::Through through) {
+  auto place_all = [&](const std::vector<PageRange>& ranges, PageCopier::Through through,
+                       auto give) {
     auto place = placed.begin();
     for (const PageRange& range : ranges) {
       while (place->first.end <= range.start) ++place;
-      copier.add({through, task.pid, task.mem.get(), range.start, image,
-                  place->second + (range.start - place->first.start), range.end - range.start});
+      give({through, task.pid, task.mem.get(), range.start, image,
+            place->second + (range.start - place->first.start), range.end - range.start});
     }
+  };
+  auto add = [&](const std::vector<PageRange>& ranges, PageCopier::Through through) {
+    place_all(without(ranges, copyable), through,
+              [&](const PageCopier::Piece& piece) { copier.add(piece); });
+    if (!copyable.empty())
+      place_all(intersect(ranges, copyable), through,
+                [&](const PageCopier::Piece& piece) { copyable_pieces->push_back(piece); });
   };
   // process_vm_readv obeys the task's own protection; /proc/PID/mem does not.
   std::vector<PageRange> readable_areas, hidden_areas;

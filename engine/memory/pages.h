@@ -77,11 +77,13 @@ class PageCopier {
 
 // Dump of one task: writes pagemap-PID and adds what is to be copied into
 // pages-N to `copier`. `lone`: no other process can share pages with this one.
-// `whole`: ranges of private mappings of which all pages are taken. Returns the
-// number of pages.
+// `whole`: ranges of private mappings of which all pages are taken. What lies in
+// `copyable` goes to `copyable_pieces` instead. Returns the number of pages.
 uint64_t store_pages(FrozenTask& task, const image::MmEntry& mm,
                      const std::vector<PageRange>& whole, uint32_t pages_id, bool lone,
-                     image::ImageWriter& writer, PageCopier& copier);
+                     image::ImageWriter& writer, PageCopier& copier,
+                     const std::vector<PageRange>& copyable,
+                     std::vector<PageCopier::Piece>* copyable_pieces);
 
 // Restore: adds the task's pages; the VMAs are mapped and writable. Those in
 // `there` have content already, which may be the right one: `mem` is the task's
