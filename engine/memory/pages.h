@@ -29,6 +29,10 @@ struct PageRange {
 std::vector<PageRange> own_pages(int pagemap, const std::vector<PageRange>& areas,
                                  bool use_scan = true);
 
+// The same of areas that are no file's, and such that are.
+std::vector<PageRange> own_pages_of_kinds(int pagemap, const std::vector<PageRange>& anonymous,
+                                          const std::vector<PageRange>& of_files);
+
 // Those of `ranges` that no other process maps too (`exclusive`), and the
 // rest. Reading shared ones by process_vm_readv would unshare them: it pins
 // pages, which breaks copy-on-write in the task.

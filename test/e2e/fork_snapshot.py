@@ -88,11 +88,11 @@ def fork_snapshot_refused(env):
     """Where limits leave no room the plain way is taken, and nobody is killed."""
     env.only_stasis()
     mib = 1 << 20
-    for limits, why in (({"memory": {"limit": 90 * mib}}, "memory limit"), ({"pids": {"limit": 4}}, "limit of processes")):
-        def change(config):
-            config["linux"].setdefault("resources", {}).update(limits)
-        with Container(env, "moment", "48", change=change) as c:
+    for limit, why in ((f"--memory={90 * mib}", "memory limit"),
+                       ("--pids-limit=4", "limit of processes")):
+        with Container(env, "moment", "48") as c:
             c.start()
+            run("runc", "update", limit, c.name)  # that many threads it has
             for how in ("fork", "auto"):
                 image = c.dir / f"image-{how}"
                 told = snapshot(c, image, how)
