@@ -135,8 +135,7 @@ void report(const CheckpointOptions& options, const NewImage& image,
              human_bytes(pages * page_size), image.place(), static_cast<double>(wall_us) / 1000,
              result.frozen_us / 1000.0, options.leave_running ? "; it goes on running" : "");
   if (options.snapshot == engine::Snapshot::fork && !result.not_copied_for.empty())
-    fmt::print(out, "{}: not all was written from copies: {}\n", options.id,
-               result.not_copied_for);
+    fmt::print(out, "{}: not all was written from copies: {}\n", options.id, result.not_copied_for);
 }
 
 }  // namespace

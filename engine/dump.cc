@@ -62,7 +62,7 @@ struct Dump {
   SeccompFilters filters;
   PageCopier copier;
   ForkSnapshot snapshot;
-  bool copies = false;  // are wanted
+  bool copies = false;                        // are wanted
   std::map<uint64_t, UniqueFd> shared_areas;  // by shmid
   namespaces::SysvUse sysv;
   SemaphoreUse semaphores;

@@ -16,8 +16,7 @@ constexpr uint64_t no_limit = UINT64_MAX;
 
 std::string read_if_there(int directory, const std::string& file) {
   long fd = kernel::try_open_in(directory, file, O_RDONLY, RESOLVE_BENEATH);
-  return fd < 0 ? std::string()
-                : kernel::read_all(UniqueFd(static_cast<int>(fd)).get(), file);
+  return fd < 0 ? std::string() : kernel::read_all(UniqueFd(static_cast<int>(fd)).get(), file);
 }
 
 // The number behind `name` in lines of names and numbers.
@@ -36,8 +35,9 @@ uint64_t difference(std::string_view limit, uint64_t used) {
 }
 
 bool limits_tasks(const cgroup::Hierarchy& hierarchy) {
-  return hierarchy.v2() || std::any_of(hierarchy.controllers.begin(), hierarchy.controllers.end(),
-                                       [](const std::string& c) { return c == "memory" || c == "pids"; });
+  return hierarchy.v2() ||
+         std::any_of(hierarchy.controllers.begin(), hierarchy.controllers.end(),
+                     [](const std::string& c) { return c == "memory" || c == "pids"; });
 }
 
 uint64_t machine_memory() {
@@ -50,8 +50,8 @@ uint64_t machine_memory() {
 uint64_t memory_left(std::string_view limit, std::string_view used, std::string_view stat) {
   // What only caches a file and hasn't been used of late makes room at once. The
   // numbers of cgroup v1 are the directory's own, with "total_" those of all below.
-  uint64_t spare = std::max(number_of("inactive_file", stat),
-                            number_of("total_inactive_file", stat));
+  uint64_t spare =
+      std::max(number_of("inactive_file", stat), number_of("total_inactive_file", stat));
   uint64_t holds = text::to_int<uint64_t>(text::trim(used)).value_or(0);
   return difference(limit, holds > spare ? holds - spare : 0);
 }
@@ -70,8 +70,8 @@ Headroom::Left& Headroom::left_in(const cgroup::Hierarchy& hierarchy, const std:
   } else if (std::string limit = read("memory.limit_in_bytes"); !limit.empty()) {
     left.bytes = memory_left(limit, read("memory.usage_in_bytes"), read("memory.stat"));
   }
-  left.processes = difference(
-      read("pids.max"), text::to_int<uint64_t>(text::trim(read("pids.current"))).value_or(0));
+  left.processes = difference(read("pids.max"),
+                              text::to_int<uint64_t>(text::trim(read("pids.current"))).value_or(0));
   return left;
 }
 
@@ -88,13 +88,13 @@ std::string Headroom::take(std::string_view membership, uint64_t bytes) {
   for (const cgroup::Member& member : cgroup::parse_membership(membership, "the container")) {
     const cgroup::Hierarchy* hierarchy = hierarchies_.find(member.name);
     if (!hierarchy || !limits_tasks(*hierarchy)) continue;
-    for (std::string path = member.path;; path = path.substr(0, std::max<size_t>(1, path.rfind('/')))) {
+    for (std::string path = member.path;;
+         path = path.substr(0, std::max<size_t>(1, path.rfind('/')))) {
       Left& left = left_in(*hierarchy, path);
       if (left.bytes < wanted)
         return fmt::format("the memory limit of cgroup {} leaves {} MiB, {} may be needed", path,
                            left.bytes >> 20, wanted >> 20);
-      if (left.processes == 0)
-        return fmt::format("cgroup {} is at its limit of processes", path);
+      if (left.processes == 0) return fmt::format("cgroup {} is at its limit of processes", path);
       all.push_back(&left);
       if (path == "/") break;
     }

@@ -202,8 +202,8 @@ std::vector<PageRange> own_pages_of_kinds(int pagemap, const std::vector<PageRan
   std::vector<PageRange> others;
   // Whether a page is a file's is only known from the page itself; not having to
   // look there makes this three times as fast.
-  if (!anonymous.empty() && !scan(pagemap, anonymous.front().start, anonymous.back().end,
-                                  is_zero_page, &others))
+  if (!anonymous.empty() &&
+      !scan(pagemap, anonymous.front().start, anonymous.back().end, is_zero_page, &others))
     others = own_pages(pagemap, anonymous, false);
   return united(std::move(found), intersect(others, anonymous));
 }

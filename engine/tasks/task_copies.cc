@@ -40,7 +40,8 @@ long clone_itself(FrozenTask& task) {
       site.hole + sizeof(SyscallBatch::Entry) + offsetof(SyscallBatch::Entry, args);
   SyscallBatch batch;
   // Shared descriptors (until the clone leaves them) are not held open by it.
-  auto clone = batch.may(SYS_clone, CLONE_FILES | CLONE_PTRACE | CLONE_CHILD_SETTID, 0, 0, victim, 0);
+  auto clone =
+      batch.may(SYS_clone, CLONE_FILES | CLONE_PTRACE | CLONE_CHILD_SETTID, 0, 0, victim, 0);
   batch.may(SYS_kill, nobody, SIGKILL);
   stub.run(batch);
   stub.finish();
@@ -113,8 +114,7 @@ std::optional<TaskCopies::Copy> TaskCopies::make(FrozenTask& task, Reports& repo
 
 void TaskCopies::take_over(FrozenTask& task, const Original& original, Reports& reports) {
   std::vector<pid_t> clones = strangers_of(original);
-  if (clones.size() != 1)
-    throw Error("copy", task.name()).because("its clone is not to be found");
+  if (clones.size() != 1) throw Error("copy", task.name()).because("its clone is not to be found");
   const pid_t pid = clones.front();
   Tracee tracee = Tracee::adopt(pid, reports);
   if (tracee.tid() == 0) throw Error("copy", task.name()).because("its clone was killed");

@@ -44,8 +44,8 @@ class Pages {
   explicit Pages(size_t bytes) : pages_(bytes / page) {
     auto* plain = map(bytes, MAP_PRIVATE, 0);
     const size_t part = bytes / 16;
-    char* others[] = {map(part, MAP_PRIVATE, MADV_DONTFORK), map(part, MAP_PRIVATE, MADV_WIPEONFORK),
-                      map(part, MAP_SHARED, 0)};
+    char* others[] = {map(part, MAP_PRIVATE, MADV_DONTFORK),
+                      map(part, MAP_PRIVATE, MADV_WIPEONFORK), map(part, MAP_SHARED, 0)};
     for (size_t i = 0; i < pages_.size(); i++) {
       size_t turn = i % 16;
       pages_[i] = turn < 3 ? others[turn] + i / 16 * page : plain + i * page;
