@@ -14,6 +14,7 @@
 #include "engine/files/obstacles.h"
 #include "engine/image/format.h"
 #include "engine/image/image.h"
+#include "engine/memory/areas.h"
 #include "engine/memory/fork_snapshot.h"
 #include "engine/memory/outdated.h"
 #include "engine/memory/pages.h"
@@ -48,7 +49,7 @@ struct Dump {
         writer(image_dir, p.durable),
         files(p, writer, l),
         copier(p.workers),
-        snapshot(p, cgroups.hierarchies(), l) {}
+        snapshot(p, cgroups.hierarchies(), areas, l) {}
 
   const DumpPlan& plan;
   Observer& observer;
@@ -61,6 +62,7 @@ struct Dump {
   files::Dumper files;
   SeccompFilters filters;
   PageCopier copier;
+  AreaReader areas;
   ForkSnapshot snapshot;
   bool copies = false;                        // are wanted
   std::map<uint64_t, UniqueFd> shared_areas;  // by shmid
@@ -164,7 +166,7 @@ void store_task(Dump& dump, FrozenTask& task, bool lone) {
     dump.writer.append(fmt::format("ids-{}", task.ns_pid), none);
     return;
   }
-  task.areas = kernel::parse_smaps(kernel::read_file_at(task.proc.get(), "smaps"));
+  task.areas = dump.areas.read(task);
   uint64_t brk = store_cores(task, dump.id_map, dump.filters, dump.semaphores);
   image::TaskKobjIdsEntry ids = store_ids(dump, task);
   for (FrozenThread& thread : task.threads) {
@@ -288,7 +290,7 @@ void save_copies(Dump& dump) {
   uint64_t before = dump.copier.bytes(), total = before + dump.snapshot.bytes();
   dump.snapshot.save([&](uint64_t done) { dump.observer.progress(before + done, total); });
   dump.result.write_us += watch.microseconds();
-  dump.result.tasks_copied = dump.snapshot.copied();
+  dump.result.tasks_copied = static_cast<uint32_t>(dump.snapshot.copied());
   dump.result.not_copied_for = dump.snapshot.obstacle();
   if (dump.result.tasks_copied > 0)
     dump.log.info("{} of memory, of {} processes, written from copies", dump.snapshot.bytes(),
@@ -350,10 +352,13 @@ std::vector<Finding> obstacles(const DumpPlan& given) {
   return all;
 }
 
-DumpResult dump(const DumpPlan& given, int image_dir, Observer& observer, Log& log) {
+namespace {
+
+DumpResult dump_once(const DumpPlan& given, int image_dir, bool foresee, Observer& observer,
+                     Log& log) {
   DumpPlan plan = given;
   Dump dump(plan, image_dir, observer, log);
-  observer.pre_dump();
+  if (foresee) dump.areas.foresee(plan);
   Stopwatch watch;
   FrozenTree tree(plan, log);
   dump.result.freezing_us = watch.microseconds();
@@ -368,6 +373,19 @@ DumpResult dump(const DumpPlan& given, int image_dir, Observer& observer, Log& l
   log.info("Dumping finished: {} pages, frozen for {} us", dump.result.pages_written,
            dump.result.frozen_us);
   return dump.result;
+}
+
+}  // namespace
+
+DumpResult dump(const DumpPlan& plan, int image_dir, Observer& observer, Log& log) {
+  observer.pre_dump();
+  const bool foresee = plan.leave_running && plan.snapshot != Snapshot::plain;
+  try {
+    return dump_once(plan, image_dir, foresee, observer, log);
+  } catch (const AreasChanged& error) {
+    log.info("{}: once more, with a closer look", error.what());
+  }
+  return dump_once(plan, image_dir, false, observer, log);
 }
 
 }  // namespace stasis::engine

@@ -1,5 +1,7 @@
 #include "engine/memory/fork_snapshot.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <iterator>
 
@@ -21,8 +23,14 @@ std::vector<PageRange> areas_of_a_copy(const FrozenTask& task) {
   return areas;
 }
 
-ForkSnapshot::ForkSnapshot(const DumpPlan& plan, const cgroup::Hierarchies& hierarchies, Log& log)
-    : plan_(plan), log_(log), headroom_(hierarchies), later_(plan.workers), copies_(log) {}
+ForkSnapshot::ForkSnapshot(const DumpPlan& plan, const cgroup::Hierarchies& hierarchies,
+                           const AreaReader& areas, Log& log)
+    : plan_(plan),
+      areas_(areas),
+      log_(log),
+      headroom_(hierarchies),
+      later_(plan.workers),
+      copies_(log) {}
 
 bool ForkSnapshot::wanted(const FrozenTree& tree) const {
   // Who stays frozen waits for nothing.
@@ -69,13 +77,20 @@ void ForkSnapshot::take(FrozenTree& tree, PageCopier& now) {
       }
       (made ? later_ : now).add(piece);
     }
-    if (made) ++copied_;
+    if (made)
+      made_.emplace_back(candidate.task->pid, made->pid);
+    else
+      areas_.verify(candidate.task->pid, candidate.task->proc.get(), false);
   }
   candidates_.clear();
 }
 
 void ForkSnapshot::save(const std::function<void(uint64_t)>& progress) {
-  if (copied_ == 0) return;
+  if (made_.empty()) return;
+  for (auto [task, copy] : made_)
+    areas_.verify(task, kernel::open(fmt::format("/proc/{}", copy), O_PATH | O_DIRECTORY).get(),
+                  true);
+  copies_.drop_shared_memory();
   later_.save(progress);
   copies_.end();
 }

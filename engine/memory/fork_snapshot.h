@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/log.h"
+#include "engine/memory/areas.h"
 #include "engine/memory/headroom.h"
 #include "engine/memory/pages.h"
 #include "engine/plan.h"
@@ -21,7 +22,8 @@ std::vector<PageRange> areas_of_a_copy(const FrozenTask& task);
 
 class ForkSnapshot {
  public:
-  ForkSnapshot(const DumpPlan& plan, const cgroup::Hierarchies& hierarchies, Log& log);
+  ForkSnapshot(const DumpPlan& plan, const cgroup::Hierarchies& hierarchies,
+               const AreaReader& areas, Log& log);
 
   // Whether copies are wanted at all.
   bool wanted(const FrozenTree& tree) const;
@@ -33,7 +35,7 @@ class ForkSnapshot {
   // Once the tasks have been let go.
   void save(const std::function<void(uint64_t)>& progress);
   uint64_t bytes() const { return later_.bytes(); }
-  uint32_t copied() const { return copied_; }                // tasks
+  size_t copied() const { return made_.size(); }             // tasks
   const std::string& obstacle() const { return obstacle_; }  // why one wasn't; the first
 
  private:
@@ -46,12 +48,13 @@ class ForkSnapshot {
   std::optional<TaskCopies::Copy> copy(Candidate& candidate, FrozenTree& tree);
 
   const DumpPlan& plan_;
+  const AreaReader& areas_;
   Log& log_;
   Headroom headroom_;
   PageCopier later_;
   TaskCopies copies_;
   std::vector<Candidate> candidates_;
-  uint32_t copied_ = 0;
+  std::vector<std::pair<pid_t, pid_t>> made_;  // task and copy
   std::string obstacle_;
 };
 

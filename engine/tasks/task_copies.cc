@@ -48,24 +48,22 @@ long clone_itself(FrozenTask& task) {
   return batch.result(clone);
 }
 
-// It keeps nothing but private memory: no descriptor, nothing shared.
-void strip(Tracee& copy, const FrozenTask& task) {
-  const uint64_t instruction = copy.registers().rip - 2;
-  auto call = [&](const char* what, long nr, std::vector<uint64_t> args) {
-    kernel::must(copy.run_syscall(instruction, nr, std::move(args)), what,
-                 "the copy of " + task.name());
-  };
-  call("close the descriptors of", SYS_close_range, {0, ~0u, CLOSE_RANGE_UNSHARE});
-  for (auto area = task.areas.begin(); area != task.areas.end();) {
-    const uint64_t start = area->start;
-    uint64_t end = start;
-    while (area != task.areas.end() && area->shared && area->start == (end == start ? start : end))
-      end = (area++)->end;
-    if (end == start)
-      ++area;
+void call_in(Tracee& copy, const char* what, long nr, std::vector<uint64_t> args) {
+  const uint64_t instruction = copy.registers().rip - 2;  // it has made one already
+  kernel::must(copy.run_syscall(instruction, nr, std::move(args)), what,
+               fmt::format("the copy {}", copy.tid()));
+}
+
+std::vector<std::pair<uint64_t, uint64_t>> shared_areas(const FrozenTask& task) {
+  std::vector<std::pair<uint64_t, uint64_t>> all;
+  for (const kernel::MappedArea& area : task.areas) {
+    if (!area.shared) continue;
+    if (!all.empty() && all.back().second == area.start)
+      all.back().second = area.end;
     else
-      call("unmap shared memory of", SYS_munmap, {start, end - start});
+      all.emplace_back(area.start, area.end);
   }
+  return all;
 }
 
 }  // namespace
@@ -122,11 +120,18 @@ void TaskCopies::take_over(FrozenTask& task, const Original& original, Reports& 
   tracee.set_options(options);
   // Our calls in it are no business of its filters; refused to us under one.
   kernel::call(SYS_ptrace, PTRACE_SETOPTIONS, pid, 0, options | PTRACE_O_SUSPEND_SECCOMP);
-  strip(tracee, task);
+  // Not to hold open what is closed meanwhile.
+  call_in(tracee, "close the descriptors of", SYS_close_range, {0, ~0u, CLOSE_RANGE_UNSHARE});
   UniqueFd mem = kernel::open(fmt::format("/proc/{}/mem", pid), O_RDONLY);
   // Should memory run out all the same, it is the one to go.
   kernel::write_file(fmt::format("/proc/{}/oom_score_adj", pid), "1000");
-  made_.push_back({std::move(tracee), std::move(mem)});
+  made_.push_back({std::move(tracee), std::move(mem), shared_areas(task)});
+}
+
+void TaskCopies::drop_shared_memory() {
+  for (Made& made : made_)
+    for (auto [start, end] : made.shared)
+      call_in(made.tracee, "unmap shared memory of", SYS_munmap, {start, end - start});
 }
 
 void TaskCopies::end() {

@@ -11,6 +11,8 @@
 #include <list>
 #include <memory>
 #include <optional>
+#include <utility>
+#include <vector>
 
 #include "base/log.h"
 #include "engine/tasks/burial.h"
@@ -36,6 +38,9 @@ class TaskCopies {
   // Nothing where that can't be (limits on processes, memory); `why` tells.
   std::optional<Copy> make(FrozenTask& task, Reports& reports, std::string* why);
 
+  // They keep nothing but private memory then: what is shared isn't held in use.
+  void drop_shared_memory();
+
   // Ends all copies; nothing is left of them. The originals run.
   void end();
 
@@ -43,6 +48,7 @@ class TaskCopies {
   struct Made {
     Tracee tracee;
     UniqueFd mem;
+    std::vector<std::pair<uint64_t, uint64_t>> shared;  // start and end
   };
 
   void take_over(FrozenTask& task, const Original& original, Reports& reports);

@@ -68,6 +68,26 @@ def fork_snapshot_pair(env):
 
 
 @scenario
+def fork_snapshot_advice(env):
+    """Flags of memory that change just then are as they were at the freeze, whatever was seen before it."""
+    env.only_stasis()
+    with Container(env, "moment", "96", "advice") as c:
+        c.start()
+        again = 0
+        for turn in range(8):
+            image = c.dir / f"image-{turn}"
+            expect(snapshot(c, image, "fork")["snapshot"] == "fork", "not copied")
+            again += "once more" in (image / "dump.log").read_text()
+            no_strays(c, 1)
+        c.ask()
+        expect(again > 0, "nothing changed meanwhile: is anything foreseen?")
+        for turn in range(8):
+            c.delete()
+            wait_for("the container's end", lambda: not c.leavings())
+            c.restore(c.dir / f"image-{turn}", door="stasis").ask()
+
+
+@scenario
 def fork_snapshot_drop_in(env):
     """runc checkpoint --leave-running, whose statistics tell the truth."""
     env.only_stasis()

@@ -1,9 +1,10 @@
-// moment [MIB] [pair]: memory that is of one moment or seen to be wrong. Threads write
+// moment [MIB] [pair | advice]: memory that is of one moment or seen to be wrong. Threads write
 // generation after generation into their pages, one by one; before a page is written
 // it must hold the generation before. A page that was saved any later than the
 // writer's own registers is ahead of them when its turn comes. The pages lie, in
 // turns, in private memory, in what a fork doesn't have and in shared memory. With
 // "pair" a child does so, too, whenever its parent tells it to through a pipe.
+// With "advice" a thread changes its mind all the time about what a fork is to have.
 // Nobody may have had a child that isn't its own.
 #include <signal.h>
 #include <sys/mman.h>
@@ -72,6 +73,34 @@ struct Token {
   uint64_t page, generation;
 };
 
+// The kernel's flags of the area at `memory`.
+std::string flags_of(const void* memory) {
+  char start[32];
+  snprintf(start, sizeof start, "\n%lx-", reinterpret_cast<unsigned long>(memory));
+  std::string text = read_file("/proc/self/smaps");
+  size_t at = text.find(start);
+  if (at == std::string::npos) return "none";
+  at = text.find("VmFlags:", at);
+  return text.substr(at, text.find('\n', at) - at);
+}
+
+void change_mind(std::string* wrong) {
+  char* memory = map(16 * page, MAP_PRIVATE, 0);
+  mprotect(memory, page, PROT_NONE);  // an area that is like no other
+  memory += page;
+  for (bool forked = false;; forked = !forked) {
+    for (int i = 0; i < 100000; i++)
+      madvise(memory, 15 * page, (i % 2 == 0) != forked ? MADV_DOFORK : MADV_DONTFORK);
+    madvise(memory, 15 * page, forked ? MADV_DOFORK : MADV_DONTFORK);
+    std::string flags;
+    // A checkpoint that comes while smaps is read, in pieces, may spoil the text.
+    do flags = flags_of(memory);
+    while (flags == "none");
+    if ((flags.find(" dc") == std::string::npos) != forked && wrong->empty())
+      *wrong = (forked ? "DOFORK: " : "DONTFORK: ") + flags;
+  }
+}
+
 [[noreturn]] void be_child(int in, size_t bytes, Shared* shared) {
   Pages pages(bytes);
   for (Token token; read(in, &token, sizeof token) == sizeof token; shared->child_pages++)
@@ -83,7 +112,8 @@ struct Token {
 
 int main(int argc, char** argv) {
   const size_t bytes = (argc > 1 ? strtoul(argv[1], nullptr, 10) : 64) << 20;
-  const bool pair = argc > 2;
+  const bool pair = argc > 2 && !strcmp(argv[2], "pair");
+  const bool advice = argc > 2 && !strcmp(argv[2], "advice");
   signal(SIGCHLD, [](int) { child_signals++; });
   auto* shared = reinterpret_cast<Shared*>(map(page, MAP_SHARED, 0));
   int ends[2];
@@ -98,6 +128,7 @@ int main(int argc, char** argv) {
     close(ends[0]);
   }
   std::atomic<bool> damaged{false};
+  std::string wrong;
   std::vector<std::thread> threads;
   for (int w = 0; w < writers; w++)
     threads.emplace_back([&, w] {
@@ -109,12 +140,14 @@ int main(int argc, char** argv) {
           if (pair && w == 0 && write(ends[1], &token, sizeof token) < 0) damaged = true;
         }
     });
+  if (advice) threads.emplace_back(change_mind, &wrong);
   for (auto& passes : shared->passes)
     while (passes == 0) sleep_us(1000);
   serve([&](Verdict& verdict) {
     // All pages are looked at by the second pass.
     for (auto& passes : shared->passes)
       for (uint64_t now = passes; passes < now + 2;) sleep_us(1000);
+    verdict.expect(wrong.empty(), "advice: %s", wrong.c_str());
     verdict.expect(!damaged, "memory is not of one moment");
     verdict.expect(!shared->child_damaged, "the child's memory is not of its parent's moment");
     verdict.expect(!pair || shared->child_pages > 0, "the child does nothing");
