@@ -48,6 +48,7 @@ class CheckpointObserver : public engine::Observer {
 
 void choose(const CheckpointOptions& options, engine::DumpPlan& plan) {
   plan.leave_running = options.leave_running;
+  plan.snapshot = options.snapshot;
   plan.tcp_established = options.tcp_established;
   plan.tcp_close = options.tcp_close;
   plan.skip_in_flight = options.skip_in_flight;
@@ -121,6 +122,8 @@ void report(const CheckpointOptions& options, const NewImage& image,
     nlohmann::ordered_json json = {{"id", options.id},
                                    {"image", image.place()},
                                    {"running", options.leave_running},
+                                   {"snapshot", result.tasks_copied > 0 ? "fork" : "plain"},
+                                   {"plainBecause", result.not_copied_for},
                                    {"pages", pages},
                                    {"bytes", pages * page_size},
                                    {"frozenMicroseconds", result.frozen_us},
@@ -131,6 +134,8 @@ void report(const CheckpointOptions& options, const NewImage& image,
   fmt::print(out, "{}: {} of memory in {}, {:.1f} ms ({:.1f} ms frozen){}\n", options.id,
              human_bytes(pages * page_size), image.place(), static_cast<double>(wall_us) / 1000,
              result.frozen_us / 1000.0, options.leave_running ? "; it goes on running" : "");
+  if (options.snapshot == engine::Snapshot::fork && !result.not_copied_for.empty())
+    fmt::print(out, "{}: not all was written from copies: {}\n", options.id, result.not_copied_for);
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <string>
 
+#include "engine/plan.h"
 #include "oci/state.h"
 
 namespace stasis::cli {
@@ -15,6 +16,7 @@ struct CheckpointOptions {
   std::string runtime = "runc";
   std::string policy_file;  // empty: the machine's
   bool leave_running = false;
+  engine::Snapshot snapshot = engine::Snapshot::automatic;
   bool tcp_close = false, skip_in_flight = false;
   bool tcp_established = false, file_locks = false, ext_unix_sk = false, shell_job = false;
   bool json = false;

@@ -124,7 +124,19 @@ class CommandLine {
         ->add_option("--image", o.image,
                      "Directory for the checkpoint (/var/lib/stasis/checkpoints/ID)")
         ->type_name("DIR");
-    command->add_flag("--leave-running", o.leave_running, "Let the container go on afterwards");
+    CLI::Option* running =
+        command->add_flag("--leave-running", o.leave_running, "Let the container go on afterwards");
+    command
+        ->add_option("--snapshot", o.snapshot,
+                     "How memory is written then: fork, from copies of the processes while they\n"
+                     "go on; plain, while they stand still; auto, by size and memory to spare")
+        ->needs(running)
+        ->type_name("auto|fork|plain")
+        ->transform(CLI::Transformer(
+            std::map<std::string, engine::Snapshot>{{"auto", engine::Snapshot::automatic},
+                                                    {"fork", engine::Snapshot::fork},
+                                                    {"plain", engine::Snapshot::plain}}))
+        ->option_text("");
     command->add_flag("--tcp-established", o.tcp_established, "Take open TCP connections along");
     command->add_flag("--tcp-close", o.tcp_close,
                       "Leave TCP connections; restored, they have been closed");

@@ -9,11 +9,14 @@
 
 #include <memory>
 #include <set>
+#include <utility>
 
 #include "engine/files/dumper.h"
 #include "engine/files/obstacles.h"
 #include "engine/image/format.h"
 #include "engine/image/image.h"
+#include "engine/memory/areas.h"
+#include "engine/memory/fork_snapshot.h"
 #include "engine/memory/outdated.h"
 #include "engine/memory/pages.h"
 #include "engine/memory/vma.h"
@@ -49,7 +52,8 @@ struct Dump {
         writer(image_dir, p.durable),
         files(p, writer, l),
         sysctls(namespaces::open_sysctls(p, ids, root_pidfd.get())),
-        copier(p.workers) {}
+        copier(p.workers),
+        snapshot(p, cgroups.hierarchies(), areas, l) {}
 
   const DumpPlan& plan;
   Observer& observer;
@@ -63,6 +67,9 @@ struct Dump {
   std::unique_ptr<net::Sysctls> sysctls;
   SeccompFilters filters;
   PageCopier copier;
+  AreaReader areas;
+  ForkSnapshot snapshot;
+  bool copies = false;                        // are wanted
   std::map<uint64_t, UniqueFd> shared_areas;  // by shmid
   namespaces::SysvUse sysv;
   SemaphoreUse semaphores;
@@ -142,8 +149,12 @@ void store_memory(Dump& dump, FrozenTask& task, image::MmEntry& mm, bool lone) {
   for (const PageRange& range : outdated)
     dump.log.info("{}: {} pages at {:x} are of a file that was changed since", task.name(),
                   range.pages(), range.start);
-  dump.result.pages_written +=
-      store_pages(task, mm, outdated, ++dump.last_pages_id, lone, dump.writer, dump.copier);
+  std::vector<PageRange> copyable;
+  if (dump.copies) copyable = areas_of_a_copy(task);
+  std::vector<PageCopier::Piece> later;
+  dump.result.pages_written += store_pages(task, mm, outdated, ++dump.last_pages_id, lone,
+                                           dump.writer, dump.copier, copyable, &later);
+  dump.snapshot.add(task, std::move(later));
   for (const image::VmaEntry& vma : mm.vmas()) {
     dump.result.pages_scanned += (vma.end() - vma.start()) / page_size;
     if (vma.status() & image::vma_sysvipc) ++dump.sysv.attached[vma.shmid()];
@@ -169,7 +180,7 @@ void store_task(Dump& dump, FrozenTask& task, bool lone) {
     dump.writer.append(fmt::format("ids-{}", task.ns_pid), none);
     return;
   }
-  task.areas = kernel::parse_smaps(kernel::read_file_at(task.proc.get(), "smaps"));
+  task.areas = dump.areas.read(task);
   uint64_t brk = store_cores(task, dump.id_map, dump.filters, dump.semaphores);
   image::TaskKobjIdsEntry ids = store_ids(dump, task);
   for (FrozenThread& thread : task.threads) {
@@ -246,6 +257,7 @@ void store_container(Dump& dump, FrozenTree& tree) {
   dump.semaphores.sets = namespaces::semaphores(dump.ids, dump.root_pidfd.get());
   dump.files.terminals().set_sessions(sessions_of(tree));
   bool lone = tree.tasks().size() == 1;
+  dump.copies = dump.snapshot.wanted(tree);
   for (FrozenTask& task : tree.tasks()) store_task(dump, task, lone);
   dump.files.queues();
   store_namespaces(dump);
@@ -253,8 +265,9 @@ void store_container(Dump& dump, FrozenTree& tree) {
   std::set<pid_t> pids;
   for (const FrozenTask& task : tree.tasks()) pids.insert(task.pid);
   dump.files.check_processes(pids);
+  dump.snapshot.take(tree, dump.copier);
   Stopwatch watch;
-  uint64_t total = dump.copier.bytes();
+  uint64_t total = dump.copier.bytes() + dump.snapshot.bytes();
   dump.copier.save([&](uint64_t done) { dump.observer.progress(done, total); });
   dump.result.write_us = watch.microseconds();
   dump.shared_areas.clear();  // nothing of the tasks' stays open here when they go on
@@ -282,10 +295,26 @@ void look_at_mounts(Dump& dump, FrozenTree& tree, DumpPlan& plan) {
   for (const NestedMounts& nested : plan.nested) dump.ids.admit_mounts(nested.inode);
 }
 
+// The tasks go on; what remains to be written is written from their copies.
+void save_copies(Dump& dump) {
+  Stopwatch watch;
+  uint64_t before = dump.copier.bytes(), total = before + dump.snapshot.bytes();
+  dump.snapshot.save([&](uint64_t done) { dump.observer.progress(before + done, total); });
+  dump.result.write_us += watch.microseconds();
+  dump.result.tasks_copied = static_cast<uint32_t>(dump.snapshot.copied());
+  dump.result.not_copied_for = dump.snapshot.obstacle();
+  if (dump.result.tasks_copied > 0)
+    dump.log.info("{} of memory, of {} processes, written from copies", dump.snapshot.bytes(),
+                  dump.result.tasks_copied);
+}
+
 // Whatever comes, the network is let go again, but for a container that is to end.
 void write_down(Dump& dump, FrozenTree& tree, const Stopwatch& watch) {
   bool own_network = dump.ids.own(CLONE_NEWNET);
   if (own_network) dump.observer.network_lock();
+  auto unlock_network = [&] {
+    if (std::exchange(own_network, false)) dump.observer.network_unlock();
+  };
   try {
     dump.observer.query_external_files();
     store_container(dump, tree);
@@ -295,6 +324,8 @@ void write_down(Dump& dump, FrozenTree& tree, const Stopwatch& watch) {
       // The content is taken: the tasks need not wait for the disk.
       tree.release();
       dump.result.frozen_us = watch.microseconds();
+      unlock_network();
+      save_copies(dump);
       dump.writer.publish(entry);
       dump.observer.post_dump();
     } else {
@@ -306,10 +337,9 @@ void write_down(Dump& dump, FrozenTree& tree, const Stopwatch& watch) {
       dump.files.connections().stay_held();
     }
   } catch (...) {
-    if (own_network) dump.observer.network_unlock();
+    unlock_network();
     throw;
   }
-  if (own_network && dump.plan.leave_running) dump.observer.network_unlock();
 }
 
 }  // namespace
@@ -333,12 +363,15 @@ std::vector<Finding> obstacles(const DumpPlan& given) {
   return all;
 }
 
-DumpResult dump(const DumpPlan& given, int image_dir, Observer& observer, Log& log) {
+namespace {
+
+DumpResult dump_once(const DumpPlan& given, int image_dir, bool foresee, Observer& observer,
+                     Log& log) {
   DumpPlan plan = given;
   Dump dump(plan, image_dir, observer, log);
   if (dump.ids.own(CLONE_NEWNS)) mounts::prepare_packing();
   prepare_registers();
-  observer.pre_dump();
+  if (foresee) dump.areas.foresee(plan);
   Stopwatch watch;
   FrozenTree tree(plan, log);
   dump.result.freezing_us = watch.microseconds();
@@ -353,6 +386,19 @@ DumpResult dump(const DumpPlan& given, int image_dir, Observer& observer, Log& l
   log.info("Dumping finished: {} pages, frozen for {} us", dump.result.pages_written,
            dump.result.frozen_us);
   return dump.result;
+}
+
+}  // namespace
+
+DumpResult dump(const DumpPlan& plan, int image_dir, Observer& observer, Log& log) {
+  observer.pre_dump();
+  const bool foresee = plan.leave_running && plan.snapshot != Snapshot::plain;
+  try {
+    return dump_once(plan, image_dir, foresee, observer, log);
+  } catch (const AreasChanged& error) {
+    log.info("{}: once more, with a closer look", error.what());
+  }
+  return dump_once(plan, image_dir, false, observer, log);
 }
 
 }  // namespace stasis::engine

@@ -82,6 +82,11 @@ struct CommonPlan {
   unsigned workers = 2;            // threads that copy memory
 };
 
+// How the memory of tasks that are to go on is written: while they stand still, or
+// from copies of them afterwards (engine/memory/fork_snapshot.h); automatic: from
+// copies where that pays.
+enum class Snapshot { automatic, fork, plain };
+
 // How a cgroup that is to be frozen is reached: its directory in a v1 freezer
 // hierarchy or in the v2 hierarchy.
 struct DumpPlan : CommonPlan {
@@ -105,6 +110,7 @@ struct DumpPlan : CommonPlan {
   // Inodes of unix sockets whose peer may be outside: what they were connected to is replaced.
   std::set<uint32_t> external_unix;
   bool leave_running = false;
+  Snapshot snapshot = Snapshot::automatic;
   bool durable = false;            // the image is on disk before any task is killed
   bool skip_in_flight = false;     // connections not accepted yet are left behind
   uint64_t ghost_limit = 1 << 20;  // bytes of one deleted file taken into the image
@@ -141,6 +147,8 @@ struct RestorePlan : CommonPlan {
 struct DumpResult {
   uint64_t pages_scanned = 0, pages_written = 0, pages_skipped_parent = 0, shared_pages_written = 0;
   uint32_t freezing_us = 0, frozen_us = 0, memory_us = 0, write_us = 0;
+  uint32_t tasks_copied = 0;     // whose memory was written from a copy
+  std::string not_copied_for{};  // why that of another wasn't, if it should have been
 };
 
 struct RestoreResult {

@@ -29,6 +29,10 @@ struct PageRange {
 std::vector<PageRange> own_pages(int pagemap, const std::vector<PageRange>& areas,
                                  bool use_scan = true);
 
+// The same of areas that are no file's, and such that are.
+std::vector<PageRange> own_pages_of_kinds(int pagemap, const std::vector<PageRange>& anonymous,
+                                          const std::vector<PageRange>& of_files);
+
 // Those of `ranges` that no other process maps too (`exclusive`), and the
 // rest. Reading shared ones by process_vm_readv would unshare them: it pins
 // pages, which breaks copy-on-write in the task.
@@ -77,11 +81,13 @@ class PageCopier {
 
 // Dump of one task: writes pagemap-PID and adds what is to be copied into
 // pages-N to `copier`. `lone`: no other process can share pages with this one.
-// `whole`: ranges of private mappings of which all pages are taken. Returns the
-// number of pages.
+// `whole`: ranges of private mappings of which all pages are taken. What lies in
+// `copyable` goes to `copyable_pieces` instead. Returns the number of pages.
 uint64_t store_pages(FrozenTask& task, const image::MmEntry& mm,
                      const std::vector<PageRange>& whole, uint32_t pages_id, bool lone,
-                     image::ImageWriter& writer, PageCopier& copier);
+                     image::ImageWriter& writer, PageCopier& copier,
+                     const std::vector<PageRange>& copyable,
+                     std::vector<PageCopier::Piece>* copyable_pieces);
 
 // Restore: adds the task's pages; the VMAs are mapped and writable. Those in
 // `there` have content already, which may be the right one: `mem` is the task's

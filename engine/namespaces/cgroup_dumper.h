@@ -27,6 +27,8 @@ class Dumper {
   uint32_t engine_set() const { return 1; }
   uint32_t set_of(pid_t pid, pid_t tid);
 
+  const Hierarchies& hierarchies() const { return hierarchies_; }
+
   // Writes cgroup.img, unless all are in the engine's own cgroups.
   void finish(image::ImageWriter& writer);
 

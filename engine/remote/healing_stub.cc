@@ -248,7 +248,8 @@ void HealingStub::launch(uint64_t table, size_t calls) {
   }
 }
 
-long HealingStub::run_one(const char* what, long nr, std::initializer_list<uint64_t> args) {
+long HealingStub::call(long nr, std::initializer_list<uint64_t> args) {
+  arm();
   // The vdso is not writable for the task itself.
   SyscallBatch::Entry entry{
       static_cast<uint32_t>(nr), SyscallBatch::keep_result_in_register, {}, 0};
@@ -256,7 +257,11 @@ long HealingStub::run_one(const char* what, long nr, std::initializer_list<uint6
   size_t at = (healing_code().bytes.size() + 15) & ~size_t{15};
   write_stub(at, &entry, sizeof entry);
   launch(place_.address + at, 1);
-  return kernel::must(static_cast<long>(task_.tracee->registers().r13), what, task_.who);
+  return static_cast<long>(task_.tracee->registers().r13);
+}
+
+long HealingStub::run_one(const char* what, long nr, std::initializer_list<uint64_t> args) {
+  return kernel::must(call(nr, args), what, task_.who);
 }
 
 void HealingStub::run(SyscallBatch& batch) {

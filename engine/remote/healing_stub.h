@@ -9,6 +9,7 @@
 #pragma once
 
 #include <cstdint>
+#include <initializer_list>
 #include <optional>
 #include <string>
 
@@ -54,6 +55,9 @@ class HealingStub {
   ~HealingStub();  // puts everything back
 
   void run(SyscallBatch& batch);
+  // One call whose arguments point to nothing: maps no memory in the task.
+  // Returns its result as the kernel gives it.
+  long call(long nr, std::initializer_list<uint64_t> args);
 
   // Puts registers, mask and memory back; the destructor does the same without
   // telling of errors.

@@ -112,6 +112,11 @@ Tracee Tracee::adopt_next() {
   return Tracee(static_cast<pid_t>(tid));
 }
 
+Tracee Tracee::adopt(pid_t tid, Reports& reports) {
+  int status = reports.wait(tid);
+  return WIFSTOPPED(status) ? Tracee(tid) : none();
+}
+
 Tracee::Tracee(Tracee&& other) noexcept
     : tid_(std::exchange(other.tid_, 0)),
       reports_(other.reports_),

@@ -50,6 +50,9 @@ class Tracee {
   // Waits for a new task that the kernel has attached to us (CLONE_PTRACE) to
   // report its first stop. All other tracees are stopped meanwhile.
   static Tracee adopt_next();
+  // A clone of one of `reports`' tracees, attached by the kernel (CLONE_PTRACE): waits
+  // for its first stop, before it runs anything. Holds nothing when it has ended instead.
+  static Tracee adopt(pid_t tid, Reports& reports);
   // Holds no task.
   static Tracee none() { return Tracee(0); }
 

@@ -51,6 +51,8 @@ class FrozenTree {
 
   std::list<FrozenTask>& tasks() { return tasks_; }  // parents before children
   FrozenTask& root() { return tasks_.front(); }
+  Reports& reports() { return reports_; }
+  bool found_frozen() const { return freezer_.found_frozen(); }
 
   // Throws where one of them was killed since.
   void check_alive();

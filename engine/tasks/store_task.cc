@@ -10,12 +10,11 @@
 
 #include "base/text.h"
 #include "engine/image/format.h"
-#include "engine/memory/vdso.h"
-#include "engine/remote/healing_stub.h"
 #include "engine/tasks/credentials.h"
 #include "engine/tasks/limits.h"
 #include "engine/tasks/registers.h"
 #include "engine/tasks/signals.h"
+#include "engine/tasks/stub_site.h"
 #include "engine/tasks/thread_state.h"
 #include "engine/tasks/timers.h"
 #include "kernel/fs.h"
@@ -26,35 +25,6 @@ namespace stasis::engine {
 namespace {
 
 constexpr int membarrier_get_registrations = 1 << 9;  // Linux 6.3 and newer
-
-StubPlace stub_place(const FrozenTask& task) {
-  for (const kernel::MappedArea& area : task.areas) {
-    if (area.path != "[vdso]") continue;
-    if (auto place = find_stub_place(task.mem.get(), area.start, area.end)) return *place;
-  }
-  for (const kernel::MappedArea& area : task.areas) {
-    bool code = (area.prot & PROT_EXEC) && !area.shared && area.inode != 0;
-    if (!code) continue;
-    if (auto place = find_stub_place_in_text(task.mem.get(), area.end)) return *place;
-  }
-  throw Error("look inside", task.name())
-      .because("its vdso is missing, and no code of it has room for a few instructions")
-      .hint("start the container without vdso=0");
-}
-
-// The middle of the widest unmapped range: far from what grows.
-uint64_t find_hole(const FrozenTask& task) {
-  uint64_t best = 0, width = 0, end = 0x10000;
-  for (const kernel::MappedArea& area : task.areas) {
-    if (area.start >= (uint64_t{1} << 47)) break;
-    if (area.start > end && area.start - end > width) {
-      width = area.start - end;
-      best = end + width / 2;
-    }
-    end = area.end;
-  }
-  return best & ~uint64_t{4095};
-}
 
 std::string lsm_label(const FrozenTask& task, const FrozenThread& thread) {
   std::string path = fmt::format("task/{}/attr/current", thread.tid);
@@ -149,17 +119,11 @@ void store_undo(const FrozenTask& task, HealingStub& stub, SemaphoreUse& semapho
 uint64_t store_cores(FrozenTask& task, const userns::IdMap& ids, SeccompFilters& filters,
                      SemaphoreUse& semaphores) {
   check_undo(task, semaphores);
-  StubPlace place = stub_place(task);
-  uint64_t hole = find_hole(task);
+  StubSite site = find_stub_site(task);
   uint64_t brk = 0;
   for (FrozenThread& thread : task.threads) {
     bool leader = &thread == &task.threads.front();
     const kernel::ProcStatus& s = thread.status;
-    int signal = idle_signal(s.caught, s.blocked, s.pending | s.shared_pending);
-    if (signal == 0)
-      throw Error("look inside", task.name())
-          .because("it uses all of SIGURG, SIGWINCH, SIGCHLD and SIGCONT itself")
-          .hint("try again, or leave one of them to its default action");
     SyscallBatch batch;
     Credentials credentials(batch);
     ThreadState state(batch);
@@ -171,11 +135,7 @@ uint64_t store_cores(FrozenTask& task, const userns::IdMap& ids, SeccompFilters&
     // Before anything runs in the thread, which unblocks SIGTRAP.
     store_pending(thread.tracee, false, t->mutable_signals_p());
     if (leader) store_pending(thread.tracee, true, core.mutable_tc()->mutable_signals_s());
-    leave_stub(thread.tracee, place);
-    leave_vdso(task, thread.tracee);
-    HealingStub stub({&thread.tracee, task.pid, task.ns_pid, thread.ns_tid, hole, signal,
-                      fmt::format("thread {} of {}", thread.tid, task.name())},
-                     place, task.mem.get());
+    HealingStub stub = stub_in(task, thread, site);
     core.set_mtype(image::CoreEntry::X86_64);
     store_registers(stub.saved(), thread.tracee.xstate(), core.mutable_thread_info());
     stub.run(batch);

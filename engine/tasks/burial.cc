@@ -1,0 +1,142 @@
+#include "engine/tasks/burial.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <linux/ptrace.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cerrno>
+
+#include "engine/tasks/stub_site.h"
+#include "kernel/fs.h"
+#include "kernel/proc_misc.h"
+
+namespace stasis::engine {
+
+namespace {
+
+std::optional<kernel::ProcStat> stat_of(pid_t pid) {
+  try {
+    return kernel::parse_stat(kernel::read_file(fmt::format("/proc/{}/stat", pid)));
+  } catch (const Error& error) {
+    if (error.code() == ENOENT || error.code() == ESRCH) return std::nullopt;
+    throw;
+  }
+}
+
+void wait_for(int fd, int seconds) {
+  pollfd end{fd, POLLIN, 0};
+  timespec limit{seconds, 0};
+  while (kernel::call(SYS_ppoll, &end, 1, seconds < 0 ? nullptr : &limit, nullptr, 8) == -EINTR)
+    continue;
+}
+
+// Whether the thread was there to do it.
+bool reap_in(FrozenTask& parent, pid_t tid, pid_t child) {
+  FrozenThread thread{Tracee::try_seize(tid, 0), tid, 0, 0, {}, {}};
+  if (thread.tracee.tid() == 0) return false;
+  thread.tracee.interrupt();
+  if (!thread.tracee.wait_interrupted()) return false;
+  kernel::call(SYS_ptrace, PTRACE_SETOPTIONS, tid, 0, PTRACE_O_SUSPEND_SECCOMP);
+  thread.status = kernel::parse_status(
+      kernel::read_file_at(parent.proc.get(), fmt::format("task/{}/status", tid)));
+  thread.ns_tid = thread.status.ns_pid.back();
+  parent.status = thread.status;
+  parent.ns_pid = thread.status.ns_tgid.back();
+  parent.areas = kernel::parse_maps(kernel::read_file_at(parent.proc.get(), "maps"));
+  parent.mem = kernel::open_at(parent.proc.get(), "mem", O_RDWR);
+  HealingStub stub = stub_in(parent, thread, find_stub_site(parent));
+  // One that waits for all its children may have been first.
+  stub.call(SYS_wait4, {static_cast<uint64_t>(child), 0, WNOHANG | __WALL, 0});
+  stub.finish();
+  thread.tracee.detach();
+  return true;
+}
+
+void reap_in(pid_t pid, pid_t child) {
+  auto status = kernel::parse_status(kernel::read_file(fmt::format("/proc/{}/status", child)));
+  FrozenTask parent;
+  parent.pid = pid;
+  parent.proc = kernel::open(fmt::format("/proc/{}", pid), O_PATH | O_DIRECTORY);
+  auto own = kernel::parse_status(kernel::read_file_at(parent.proc.get(), "status"));
+  const pid_t inside = status.ns_pid.at(own.ns_pid.size() - 1);
+  UniqueFd threads = kernel::open_at(parent.proc.get(), "task", O_RDONLY | O_DIRECTORY);
+  for (pid_t tid : kernel::numeric_entries(threads.get(), "task"))
+    if (reap_in(parent, tid, inside)) return;
+}
+
+// Closes all but `kept`, which are the container's and the engine's.
+void close_others(const std::set<int>& kept) {
+  unsigned first = 0;
+  for (int fd : kept) {
+    if (static_cast<unsigned>(fd) > first) kernel::call(SYS_close_range, first, fd - 1, 0);
+    first = static_cast<unsigned>(fd) + 1;
+  }
+  kernel::call(SYS_close_range, first, ~0u, 0);
+}
+
+[[noreturn]] void stand_guard(int engine, const std::list<Original>& originals) {
+  setsid();
+  kernel::spare_this_process();
+  std::set<int> kept{engine};
+  for (const Original& original : originals) kept.insert(original.proc.get());
+  close_others(kept);
+  wait_for(engine, -1);  // which has killed its tracees then
+  for (const Original& original : originals) {
+    try {
+      for (pid_t child : strangers_of(original)) bury(child);
+    } catch (const std::exception&) {
+      // It has ended.
+    }
+  }
+  _exit(0);
+}
+
+}  // namespace
+
+std::vector<pid_t> strangers_of(const Original& original) {
+  std::vector<pid_t> found;
+  UniqueFd threads = kernel::open_at(original.proc.get(), "task", O_RDONLY | O_DIRECTORY);
+  for (pid_t tid : kernel::numeric_entries(threads.get(), "task"))
+    for (pid_t child : kernel::parse_children(
+             kernel::read_file_at(original.proc.get(), fmt::format("task/{}/children", tid)))) {
+      if (original.known.contains(child)) continue;
+      auto stat = stat_of(child);
+      if (stat && stat->exit_signal == 0) found.push_back(child);
+    }
+  return found;
+}
+
+void bury(pid_t child) {
+  constexpr int patience = 5;  // seconds; freeing much memory takes a while
+  long pidfd = kernel::call(SYS_pidfd_open, child, 0);
+  if (pidfd == -ESRCH) return;
+  UniqueFd end(static_cast<int>(kernel::must(pidfd, "look at", fmt::format("process {}", child))));
+  wait_for(end.get(), patience);
+  kernel::call(SYS_wait4, child, nullptr, WNOHANG | __WALL, nullptr);  // its tracer, if we are
+  auto stat = stat_of(child);
+  if (!stat || stat->state != 'Z' || stat->exit_code != SIGKILL) return;
+  try {
+    reap_in(stat->ppid, child);
+  } catch (const Error&) {
+    if (stat_of(stat->ppid)) throw;
+  }
+}
+
+BurialGuard::BurialGuard(const std::list<Original>& originals) {
+  UniqueFd engine = kernel::pidfd_open(getpid());
+  pid_ = fork();
+  if (pid_ < 0) throw Error("start the guard process of", "the copies").with_errno(errno);
+  if (pid_ == 0) stand_guard(engine.get(), originals);
+}
+
+BurialGuard::~BurialGuard() {
+  while (kernel::call(SYS_kill, pid_, SIGKILL) < 0) continue;  // it is there until waited for
+  while (kernel::call(SYS_wait4, pid_, nullptr, 0, nullptr) < 0) continue;
+}
+
+}  // namespace stasis::engine
