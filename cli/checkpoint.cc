@@ -122,12 +122,14 @@ void report(const CheckpointOptions& options, const NewImage& image,
     nlohmann::ordered_json json = {{"id", options.id},
                                    {"image", image.place()},
                                    {"running", options.leave_running},
-                                   {"snapshot", result.tasks_copied > 0 ? "fork" : "plain"},
-                                   {"plainBecause", result.not_copied_for},
                                    {"pages", pages},
                                    {"bytes", pages * page_size},
                                    {"frozenMicroseconds", result.frozen_us},
                                    {"wallMicroseconds", wall_us}};
+    if (options.leave_running) {
+      json["snapshot"] = result.tasks_copied > 0 ? "fork" : "plain";
+      if (!result.not_copied_for.empty()) json["plainBecause"] = result.not_copied_for;
+    }
     fmt::print(out, "{}\n", json.dump(2));
     return;
   }

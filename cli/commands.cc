@@ -131,12 +131,11 @@ class CommandLine {
                      "How memory is written then: fork, from copies of the processes while they\n"
                      "go on; plain, while they stand still; auto, by size and memory to spare")
         ->needs(running)
-        ->type_name("auto|fork|plain")
-        ->transform(CLI::Transformer(
+        ->option_text("auto|fork|plain")
+        ->transform(CLI::CheckedTransformer(
             std::map<std::string, engine::Snapshot>{{"auto", engine::Snapshot::automatic},
                                                     {"fork", engine::Snapshot::fork},
-                                                    {"plain", engine::Snapshot::plain}}))
-        ->option_text("");
+                                                    {"plain", engine::Snapshot::plain}}));
     command->add_flag("--tcp-established", o.tcp_established, "Take open TCP connections along");
     command->add_flag("--tcp-close", o.tcp_close,
                       "Leave TCP connections; restored, they have been closed");
