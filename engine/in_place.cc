@@ -84,7 +84,8 @@ class Stdio {
         std::string key = fmt::format("pipe:[{}]", entry.pipe().pipe_id());
         if (plan.inherited_fds.emplace(key, mine.get()).second) pipes_.push_back(std::move(mine));
       } else if (entry.type() == image::FIFO ||
-                 (entry.type() == image::REG && entry.reg().name() == "/dev/null")) {
+                 (entry.type() == image::REG &&
+                  (entry.reg().ext() || entry.reg().name() == "/dev/null"))) {
         others_.emplace(fd.id(), std::move(mine));
       }
     }

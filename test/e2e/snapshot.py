@@ -4,6 +4,7 @@ import json
 import pathlib
 import shutil
 import signal
+import subprocess
 import time
 
 from harness import Container, expect, os, run, scenario, wait_for
@@ -165,6 +166,41 @@ def snapshot_log(env):
                 said = (c.dir / "runc-create.log").read_text()
                 expect(why in said, said)
             c.gone()
+
+
+@scenario
+def snapshot_host_file(env):
+    """Output into a file of the host's: each start has its own, children too, and none takes the other's."""
+    env.only_stasis()
+
+    def change(config):
+        config["process"]["args"] = ["/bin/sh", "-c", "echo cold; (while :; do echo child; sleep 0.1; done) & "
+                                     "echo ready >&2; while :; do echo 'I count'; sleep 0.1; done"]
+    with Container(env, change=change) as c:
+        for number, says in enumerate(("Snapshot taken", "Restored in place", "Restored in place")):
+            path = env.work / f"out-{number}"
+            with open(path, "a") as out:
+                configure(c, "log=^ready$")
+                with open(env.work / "in", "w+") as given:
+                    given.write("not read")
+                    given.flush()
+                    process = subprocess.Popen(["runc", "run", "--bundle", c.bundle, c.name],
+                                               stdin=given, stdout=out, stderr=out)
+            wait_for(says, lambda says=says: says in restore_log(c))
+            wait_for("output", lambda path=path: all(path.read_text().count(line) > 3
+                                                     for line in ("child", "I count")))
+            expect(("cold" in path.read_text()) == (number == 0), path.read_text())
+            expect(os.readlink(f"/proc/{c.init()}/fd/1") == os.readlink(f"/proc/{c.init()}/fd/2"), "not one file")
+            c.runc("kill", c.name, "KILL")
+            expect(process.wait(20) == 137, f"exit code {process.returncode}")
+            c.delete()
+            whole = path.read_text()
+        # Nobody but a start in place could give it what it had.
+        result = run("runc", "--criu", env.stasis, "restore", "-d", "--image-path", c.dir / "snapshot", "--work-path",
+                     c.dir / "work", "--bundle", c.bundle, c.name, ok=False)
+        expect("no descriptor was given for it" in c.engine_logs() + result.stderr, c.engine_logs())
+        expect(path.read_text() == whole, "somebody writes on")
+    c.gone()
 
 
 @scenario
