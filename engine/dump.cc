@@ -26,6 +26,7 @@
 #include "engine/stopwatch.h"
 #include "engine/tasks/controlling_terminal.h"
 #include "engine/tasks/frozen_tree.h"
+#include "engine/tasks/processor.h"
 #include "engine/tasks/registers.h"
 #include "engine/tasks/store_task.h"
 #include "fs.pb.h"
@@ -339,6 +340,7 @@ DumpResult dump(const DumpPlan& given, int image_dir, Observer& observer, Log& l
   if (dump.ids.own(CLONE_NEWNS)) mounts::prepare_packing();
   prepare_registers();
   observer.pre_dump();
+  processor::dump(dump.writer);
   Stopwatch watch;
   FrozenTree tree(plan, log);
   dump.result.freezing_us = watch.microseconds();

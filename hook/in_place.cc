@@ -82,7 +82,7 @@ void arm(const oci::State& state, const oci::Config& config, Log& log, std::stri
   UniqueFd directory = open_checkpoint(name, mountmap::load_policy());
   int signal = clone_signal(config);
   StartLog restore_log(state_dir, state.id);
-  if (!restore_log.begin()) {
+  if (!restore_log.begin(state.pid)) {
     log.info("{} is armed already: the hook is called twice", state.id);
     return;
   }

@@ -217,7 +217,7 @@ void arm_snapshot(const oci::State& state, const oci::Config& config, const Take
   check_replaceable(place);
   check_namespaces(config);
   StartLog start_log(state_dir, state.id);
-  if (!start_log.begin()) {
+  if (!start_log.begin(state.pid)) {
     log.info("{} is armed already: the hook is called twice", state.id);
     return;
   }
