@@ -67,6 +67,27 @@ def in_place_placeholders(env):
 
 
 @scenario
+def in_place_pod(env):
+    """The container that holds a pod's namespaces has the pod's annotations, and starts as always."""
+    env.only_stasis()
+    with Container(env, "threads") as c:
+        for key in ("io.kubernetes.cri.container-type", "io.kubernetes.cri-o.ContainerType"):
+            from_checkpoint(c, "/no/such/checkpoint",
+                            lambda config, key=key: config.update(annotations={key: "sandbox", **config["annotations"]}))
+            c.start()
+            c.ask()
+            no_watcher(c)
+            c.delete()
+            c.gone()
+            from_checkpoint(c, "/no/such/checkpoint",
+                            lambda config, key=key: config.update(annotations={**config["annotations"], key: "container"}))
+            said = refusal(c, "create", "--bundle", c.bundle, c.name)
+            expect("/no/such/checkpoint" in said, said)
+            c.delete()
+            from_checkpoint(c, "", lambda config: config.pop("annotations"))
+
+
+@scenario
 def in_place_clones_addresses(env):
     """Clones have the addresses and mounts of their own containers, and share nothing."""
     env.only_stasis()
