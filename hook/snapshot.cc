@@ -206,7 +206,8 @@ class Watch {
 
 void arm_snapshot(const oci::State& state, const oci::Config& config, const TakeSnapshot& take,
                   Log& log, std::string_view state_dir) {
-  const std::string& name = config.annotations.at(snapshot_annotation);
+  std::string name =
+      mountmap::checkpoint_name(config.annotations.at(snapshot_annotation), {state.id, &config});
   if (!config.annotations.contains(snapshot_when_annotation))
     throw Error("take the snapshot", name)
         .because("nothing says when the container is ready")

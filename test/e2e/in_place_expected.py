@@ -85,6 +85,20 @@ def in_place_pod(env):
             expect("/no/such/checkpoint" in said, said)
             c.delete()
             from_checkpoint(c, "", lambda config: config.pop("annotations"))
+        # One annotation for all containers of a pod.
+        c.start()
+        c.checkpoint(image=c.dir / "of-web")
+        c.gone()
+        for key in ("io.kubernetes.cri.container-name", "io.kubernetes.container.name"):
+            from_checkpoint(c, c.dir / "of-{container}", lambda config, key=key: config["annotations"].update({key: "web"}))
+            start(c)
+            c.ask()
+            c.delete()
+            c.gone()
+            from_checkpoint(c, c.dir / "of-{container}", lambda config, key=key: config["annotations"].pop(key))
+            said = refusal(c, "create", "--bundle", c.bundle, c.name)
+            expect("{container}, which isn't known here" in said, said)
+            c.delete()
 
 
 @scenario
