@@ -47,6 +47,7 @@ void take_snapshot(const oci::State& state, const std::string& place,
   Container container = find(state);
   engine::DumpPlan plan = build_dump_plan(container);
   plan.leave_running = true;
+  plan.runtime_gives_stdio = true;
   NewImage image(place);
   engine::Observer observer;
   engine::DumpResult result = engine::dump(plan, image.fd(), observer, log);

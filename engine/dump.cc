@@ -29,6 +29,7 @@
 #include "engine/stopwatch.h"
 #include "engine/tasks/controlling_terminal.h"
 #include "engine/tasks/frozen_tree.h"
+#include "engine/tasks/processor.h"
 #include "engine/tasks/registers.h"
 #include "engine/tasks/store_task.h"
 #include "fs.pb.h"
@@ -371,6 +372,7 @@ DumpResult dump_once(const DumpPlan& given, int image_dir, bool foresee, Observe
   Dump dump(plan, image_dir, observer, log);
   if (dump.ids.own(CLONE_NEWNS)) mounts::prepare_packing();
   prepare_registers();
+  processor::dump(dump.writer);
   if (foresee) dump.areas.foresee(plan);
   Stopwatch watch;
   FrozenTree tree(plan, log);

@@ -26,6 +26,7 @@
 #include "engine/tasks/controlling_terminal.h"
 #include "engine/tasks/foothold.h"
 #include "engine/tasks/pid_chooser.h"
+#include "engine/tasks/processor.h"
 #include "engine/tasks/revive.h"
 #include "engine/tasks/seccomp.h"
 #include "engine/tasks/seccomp_rules.h"
@@ -84,7 +85,8 @@ class Stdio {
         std::string key = fmt::format("pipe:[{}]", entry.pipe().pipe_id());
         if (plan.inherited_fds.emplace(key, mine.get()).second) pipes_.push_back(std::move(mine));
       } else if (entry.type() == image::FIFO ||
-                 (entry.type() == image::REG && entry.reg().name() == "/dev/null")) {
+                 (entry.type() == image::REG &&
+                  (entry.reg().ext() || entry.reg().name() == "/dev/null"))) {
         others_.emplace(fd.id(), std::move(mine));
       }
     }
@@ -236,6 +238,10 @@ void stop_after_exec(Tracee& init) {
 void check_in_place(image::Checkpoint& checkpoint) {
   LiveTree::check(checkpoint);
   fit_vdso(checkpoint, Revival::taken_addresses(checkpoint));
+  if (std::string lacks = processor::missing(checkpoint); !lacks.empty())
+    throw Error("restore", "the container in place")
+        .because("this processor lacks instructions that the checkpoint's had: " + lacks)
+        .hint("start it on a machine with such a processor");
   auto refuse = [](const std::string& cause, const std::string& remedy) {
     throw Error("restore", "the container in place").because(cause).hint(remedy);
   };

@@ -111,7 +111,10 @@ struct DumpPlan : CommonPlan {
   std::set<uint32_t> external_unix;
   bool leave_running = false;
   Snapshot snapshot = Snapshot::automatic;
-  bool durable = false;            // the image is on disk before any task is killed
+  bool durable = false;  // the image is on disk before any task is killed
+  // Descriptors 0 to 2 of the init that are files of nobody's mounts here need not
+  // come back: the image is for starts in place, which have them from the runtime.
+  bool runtime_gives_stdio = false;
   bool skip_in_flight = false;     // connections not accepted yet are left behind
   uint64_t ghost_limit = 1 << 20;  // bytes of one deleted file taken into the image
 };

@@ -18,6 +18,7 @@
 #include "engine/plan.h"
 #include "engine/stopwatch.h"
 #include "engine/tasks/controlling_terminal.h"
+#include "engine/tasks/processor.h"
 #include "engine/tasks/revive.h"
 #include "engine/tasks/root_task.h"
 #include "kernel/fs.h"
@@ -77,6 +78,8 @@ RestoreResult restore(const RestorePlan& plan, int image_dir, Observer& observer
   image::Checkpoint checkpoint = image::load(image_dir);
   LiveTree::check(checkpoint);
   fit_vdso(checkpoint, Revival::taken_addresses(checkpoint));
+  if (std::string lacks = processor::missing(checkpoint); !lacks.empty())
+    log.warn("This processor lacks instructions that the checkpoint's had: {}", lacks);
   files::check_terminals(checkpoint, plan);
   files::check_connections(checkpoint, plan);
   namespaces::Layout layout = namespaces::layout(checkpoint, plan);

@@ -8,7 +8,8 @@
 #include <utility>
 
 #include "base/scope_exit.h"
-#include "engine/mounts/archive_reader.h"
+#include "hook/image_archive.h"
+#include "hook/tar_reader.h"
 #include "kernel/directories.h"
 #include "kernel/fs.h"
 #include "oci/state.h"
@@ -27,78 +28,98 @@ uint64_t room_in(int directory) {
   return static_cast<uint64_t>(fs.f_bavail) * static_cast<uint64_t>(fs.f_bsize) / 10 * 9;
 }
 
+// "core-1.img" of "checkpoint/core-1.img"; empty: it is no image.
+std::string image_name(std::string_view path, std::string_view below) {
+  if (!path.starts_with(below)) return "";
+  path.remove_prefix(below.size());
+  if (!path.ends_with(".img") || path.find('/') != path.npos) return "";
+  return std::string(path);
+}
+
 // An archive is believed no more than any other image. All that it can do is to
 // create files with plain names in one directory that was empty, and only so
 // many, and so large ones.
 class Unpacker {
  public:
-  Unpacker(int in, int directory, std::string name)
-      : directory_(directory),
+  Unpacker(int archive, int directory, std::string name, Log& log)
+      : archive_(archive),
+        directory_(directory),
         name_(std::move(name)),
         room_(room_in(directory)),
-        archive_(in, "unpack", name_,
-                 {archive_read_support_filter_gzip, archive_read_support_filter_zstd}) {}
-  // The entries that were passed over.
-  std::vector<std::string> run();
+        log_(log) {}
+
+  void run() {
+    TarReader tar(archive_, name_);
+    take(tar, images);
+    if (saved_image_ && !found_) take_blobs();
+    if (found_) return;
+    Error error = Error("unpack", name_).because("it holds no checkpoint/inventory.img");
+    throw pod_ ? error.hint("it is a pod's: name the archive of one of its containers")
+               : error.hint(
+                     "name an archive that podman, CRI-O or containerd made of a container, an "
+                     "image made of one, or a checkpoint's directory");
+  }
 
  private:
-  void add(archive_entry* entry, const std::string& file);
+  void take(TarReader& tar, std::string_view below);
+  void take_blobs();
+  void add(TarReader& tar, const std::string& file);
+  void tell(const TarReader& tar);
 
-  int directory_;
+  int archive_, directory_;
   std::string name_;
   uint64_t room_;
-  engine::mounts::ArchiveReader archive_;
+  Log& log_;
+  uint64_t entries_ = 0;
+  bool found_ = false, saved_image_ = false, pod_ = false;
 };
 
-// "core-1.img" of "./checkpoint/core-1.img"; empty: it is no image.
-std::string image_name(std::string_view path) {
-  while (path.starts_with("./")) path.remove_prefix(2);
-  if (!path.starts_with(images)) return "";
-  path.remove_prefix(images.size());
-  if (!path.ends_with(".img") || path.find('/') != path.npos) return "";
-  return std::string(path);
-}
-
-void Unpacker::add(archive_entry* entry, const std::string& file) {
-  if (archive_entry_hardlink(entry) || archive_entry_filetype(entry) != AE_IFREG)
-    archive_.fail(file, "an image is no file");
+void Unpacker::add(TarReader& tar, const std::string& file) {
+  if (!tar.is_file()) tar.fail("an image is no file");
   constexpr int flags = O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW;
   UniqueFd out = kernel::open_at(directory_, file, flags, 0600);
-  int64_t size = archive_entry_size(entry);
-  if (size < 0 || static_cast<uint64_t>(size) > room_)
-    archive_.fail(file, fmt::format("there is no room for it in {}", unpacked_dir));
-  room_ -= static_cast<uint64_t>(size);
-  archive_.copy_content(entry, out.get(), file, file);
+  uint64_t size = tar.size();
+  if (size > room_) tar.fail(fmt::format("there is no room for it in {}", unpacked_dir));
+  room_ -= size;
+  tar.content([&](const void* bytes, size_t count, uint64_t offset) {
+    kernel::pwrite_all(out.get(), bytes, count, static_cast<off_t>(offset), file);
+  });
+  kernel::must(kernel::call(SYS_ftruncate, out.get(), size), "set the size of", file);
 }
 
-std::vector<std::string> Unpacker::run() {
-  std::vector<std::string> others;
-  bool found = false;
-  uint64_t count = 0;
-  while (archive_entry* entry = archive_.next()) {
-    if (count++ == most_entries) archive_.fail("", "it has too many entries");
-    const char* path = archive_entry_pathname(entry);
-    std::string file = image_name(path ? path : "");
-    found |= file == "inventory.img";
-    if (!file.empty())
-      add(entry, file);
-    else if (path)
-      others.emplace_back(path);
+// What an engine's own restore would put into the container's root and its /dev/shm.
+void Unpacker::tell(const TarReader& tar) {
+  constexpr uint64_t empty_tar = 1536;  // two blocks that end it, and the directory's own
+  const std::string& path = tar.path();
+  if (path == "rootfs-diff.tar" || path == "deleted.files")
+    log_.warn("{} in the archive is not applied: the container has the files of its own image",
+              path);
+  if (path == "devshm-checkpoint.tar" && tar.size() > empty_tar)
+    log_.warn("{} in the archive is not applied: /dev/shm is the new container's", path);
+}
+
+void Unpacker::take(TarReader& tar, std::string_view below) {
+  while (tar.next()) {
+    if (++entries_ > most_entries) tar.fail("the archive has too many entries");
+    std::string file = image_name(tar.path(), below);
+    found_ |= file == "inventory.img";
+    saved_image_ |= tar.path() == "index.json" || tar.path() == "manifest.json";
+    pod_ |= tar.path() == "pod.options";
+    if (file.empty())
+      tell(tar);
+    else
+      add(tar, file);
   }
-  if (!found)
-    throw Error("unpack", name_)
-        .because("it holds no checkpoint/inventory.img")
-        .hint(
-            "name an archive of podman container checkpoint --export, or a checkpoint's directory");
-  return others;
 }
 
-// What `podman container restore` would put into the container's root.
-void tell(const std::vector<std::string>& others, Log& log) {
-  for (const std::string& path : others)
-    if (path == "rootfs-diff.tar" || path == "deleted.files")
-      log.warn("{} in the archive is not applied: the container has the files of its own image",
-               path);
+void Unpacker::take_blobs() {
+  CheckpointBlobs blobs = checkpoint_blobs(archive_, name_);
+  TarReader tar(archive_, name_);
+  while (tar.next()) {
+    if (!blobs.paths.contains(tar.path()) || !tar.is_file()) continue;
+    TarReader blob(tar, name_ + " (" + tar.path() + ")");
+    take(blob, blobs.bare ? "" : images);
+  }
 }
 
 }  // namespace
@@ -117,7 +138,7 @@ UniqueFd unpack_checkpoint(int archive, const std::string& name, const std::stri
     }
   });
   UniqueFd directory = kernel::open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
-  tell(Unpacker(archive, directory.get(), name).run(), log);
+  Unpacker(archive, directory.get(), name, log).run();
   remove.dismiss();
   return directory;
 }

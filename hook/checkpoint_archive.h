@@ -1,10 +1,10 @@
-// Checkpoints in one file, as `podman container checkpoint --export` and CRI-O make
-// them: tar, as it is or compressed with gzip or zstd. For a start the images in
-// it are unpacked into a directory that nobody but root can look into.
+// Checkpoints in one file, as `podman container checkpoint --export`, and CRI-O and
+// containerd for Kubernetes make them: tar, as it is or compressed with gzip or zstd;
+// or an image that holds one (image_archive.h). For a start the images in it are
+// unpacked into a directory that nobody but root can look into.
 #pragma once
 
 #include <string>
-#include <vector>
 
 #include "base/log.h"
 #include "base/unique_fd.h"

@@ -94,12 +94,20 @@ void try_to_forget(const oci::State& state, Log& log, std::string_view state_dir
   }
 }
 
+// The container that only holds a pod's namespaces has the pod's annotations, too.
+bool is_pods_own(const oci::Config& config) {
+  for (const char* key : {"io.kubernetes.cri.container-type", "io.kubernetes.cri-o.ContainerType"})
+    if (auto type = config.annotations.find(key); type != config.annotations.end())
+      return type->second == "sandbox";
+  return false;
+}
+
 // In a restore by the runtime itself, which says "stopped", there is nothing to arm.
 // crun says "created" where the specification wants "creating".
 void create_runtime(const oci::State& state, Log& log, const TakeSnapshot& take,
                     std::string_view state_dir) {
   oci::Config config = before_start(state, log, state_dir);
-  if (state.status == "stopped") return;
+  if (state.status == "stopped" || is_pods_own(config)) return;
   bool restores = config.annotations.contains(restore_annotation);
   bool snapshots = config.annotations.contains(snapshot_annotation);
   if (restores && snapshots)

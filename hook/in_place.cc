@@ -77,12 +77,13 @@ int clone_signal(const oci::Config& config) {
 }
 
 void arm(const oci::State& state, const oci::Config& config, Log& log, std::string_view state_dir) {
-  const std::string& name = config.annotations.at(restore_annotation);
+  std::string name =
+      mountmap::checkpoint_name(config.annotations.at(restore_annotation), {state.id, &config});
   // Not the built-in rules in place of a file that can't be read: they allow more.
   UniqueFd directory = open_checkpoint(name, mountmap::load_policy());
   int signal = clone_signal(config);
   StartLog restore_log(state_dir, state.id);
-  if (!restore_log.begin()) {
+  if (!restore_log.begin(state.pid)) {
     log.info("{} is armed already: the hook is called twice", state.id);
     return;
   }

@@ -25,6 +25,8 @@ void replace(int directory, const HookFile& file) {
   UniqueFd out = kernel::open_at(directory, fresh, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0644);
   ScopeExit remove([&] { kernel::call(SYS_unlinkat, directory, fresh.c_str(), 0); });
   kernel::write_all(out.get(), file.text, fresh);
+  // A reader may be no root: hook-injector runs in a container.
+  kernel::must(kernel::call(SYS_fchmod, out.get(), 0644), "let all read", fresh);
   kernel::must(
       kernel::call(SYS_renameat2, directory, fresh.c_str(), directory, file.name.c_str(), 0),
       "write", file.name);

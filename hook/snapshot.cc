@@ -206,7 +206,8 @@ class Watch {
 
 void arm_snapshot(const oci::State& state, const oci::Config& config, const TakeSnapshot& take,
                   Log& log, std::string_view state_dir) {
-  const std::string& name = config.annotations.at(snapshot_annotation);
+  std::string name =
+      mountmap::checkpoint_name(config.annotations.at(snapshot_annotation), {state.id, &config});
   if (!config.annotations.contains(snapshot_when_annotation))
     throw Error("take the snapshot", name)
         .because("nothing says when the container is ready")
@@ -217,7 +218,7 @@ void arm_snapshot(const oci::State& state, const oci::Config& config, const Take
   check_replaceable(place);
   check_namespaces(config);
   StartLog start_log(state_dir, state.id);
-  if (!start_log.begin()) {
+  if (!start_log.begin(state.pid)) {
     log.info("{} is armed already: the hook is called twice", state.id);
     return;
   }

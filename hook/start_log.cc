@@ -5,6 +5,7 @@
 #include <sys/file.h>
 #include <sys/syscall.h>
 #include <time.h>
+#include <unistd.h>
 
 #include <cerrno>
 
@@ -24,12 +25,23 @@ constexpr std::string_view failure_mark = " Error: ";
 }  // namespace
 
 StartLog::StartLog(std::string_view state_dir, const std::string& id)
-    : file_(kernel::open(log_path(state_dir, id), O_WRONLY | O_CREAT | O_APPEND | O_NOFOLLOW,
-                         0600)) {}
+    : id_(id),
+      file_(kernel::open(log_path(state_dir, id), O_RDWR | O_CREAT | O_APPEND | O_NOFOLLOW, 0600)) {
+}
 
-bool StartLog::begin() {
-  if (kernel::call(SYS_flock, file_.get(), LOCK_EX | LOCK_NB) < 0) return false;
-  return kernel::call(SYS_ftruncate, file_.get(), 0) == 0;
+bool StartLog::begin(pid_t init) {
+  std::string first = fmt::format("Process {} is to become container {}", init, id_);
+  if (kernel::call(SYS_flock, file_.get(), LOCK_EX | LOCK_NB) >= 0) {
+    kernel::must(kernel::call(SYS_ftruncate, file_.get(), 0), "begin", "restore.log");
+    info("{}", first);
+    return true;
+  }
+  kernel::must(kernel::call(SYS_lseek, file_.get(), 0, SEEK_SET), "read", "restore.log");
+  std::string text = kernel::read_all(file_.get(), "restore.log");
+  if (text.find(" " + first + "\n") != text.npos) return false;
+  throw Error("start", "container " + id_)
+      .because("another of this name is being started from a checkpoint")
+      .hint("give it another name, or wait until that one is there");
 }
 
 void StartLog::let_go() { kernel::call(SYS_flock, file_.get(), LOCK_UN); }

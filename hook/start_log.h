@@ -2,6 +2,8 @@
 // checkpoint, and whoever has to hear of it.
 #pragma once
 
+#include <sys/types.h>
+
 #include <string>
 #include <string_view>
 
@@ -14,9 +16,10 @@ namespace stasis::hook {
 class StartLog : public Log {
  public:
   StartLog(std::string_view state_dir, const std::string& id);
-  // Begins it anew, and holds it until all that have it open have ended, or
-  // let_go(). False: another has it.
-  bool begin();
+  // Begins it anew for the container of this init, and holds it until all that have
+  // it open have ended, or let_go(). False: a hook that was called for it before has
+  // it. Throws where another container of this name has it.
+  bool begin(pid_t init);
   void let_go();
   void write(LogLevel level, std::string_view line) override;
   // The start has failed. On the container's standard error too, where whoever
@@ -24,6 +27,7 @@ class StartLog : public Log {
   void fail(int container_stderr, const std::string& what);
 
  private:
+  std::string id_;
   UniqueFd file_;
 };
 

@@ -268,34 +268,47 @@ const PolicyRule* decide(const Policy& policy, const MountFacts& mount,
   return nullptr;
 }
 
-std::string remapped_path(const PolicyRule& rule, const MountFacts& mount,
-                          const PolicySubject& subject) {
-  Error error = Error("remap the mount", mount.destination);
+namespace {
+
+// `whose`: "the rule at policy.yaml:12".
+std::string fill_placeholders(std::string_view rest, const std::string& whose, const Error& error,
+                              const MountFacts& mount, const PolicySubject& subject) {
   std::string path;
-  std::string_view rest = rule.path;
   while (!rest.empty()) {
     size_t open = rest.find('{');
     path += rest.substr(0, open);
     if (open == rest.npos) break;
     size_t close = rest.find('}', open);
+    if (close == rest.npos) throw Error(error).because(whose + " has a { without its }");
     std::string name(rest.substr(open + 1, close - open - 1));
     std::string value = value_of(name, mount, subject);
     if (value.empty())
-      throw error
-          .because(
-              fmt::format("the rule at {} needs {{{}}}, which isn't known here", rule.place, name))
+      throw Error(error)
+          .because(fmt::format("{} needs {{{}}}, which isn't known here", whose, name))
           .hint("name the path without it, or bind the rule to containers that have it");
     // Annotations are written by tenants.
     bool path_like = name == "destination" || name == "source";
     if (!path_like && (value.find('/') != value.npos || value == "." || value == ".."))
-      throw error
-          .because(fmt::format("{{{}}} of the rule at {} is \"{}\": no name for a directory", name,
-                               rule.place, value))
+      throw Error(error)
+          .because(
+              fmt::format("{{{}}} of {} is \"{}\": no name for a directory", name, whose, value))
           .hint("name the path without it, or correct the container's annotation");
     path += value;
     rest.remove_prefix(close + 1);
   }
   return path;
+}
+
+}  // namespace
+
+std::string remapped_path(const PolicyRule& rule, const MountFacts& mount,
+                          const PolicySubject& subject) {
+  return fill_placeholders(rule.path, "the rule at " + rule.place,
+                           Error("remap the mount", mount.destination), mount, subject);
+}
+
+std::string checkpoint_name(const std::string& name, const PolicySubject& subject) {
+  return fill_placeholders(name, "its name", Error("use the checkpoint", name), {}, subject);
 }
 
 void apply_policy(MountMap& map, const Policy& policy, const PolicySubject& subject) {

@@ -64,6 +64,10 @@ const PolicyRule* decide(const Policy& policy, const MountFacts& mount,
 std::string remapped_path(const PolicyRule& rule, const MountFacts& mount,
                           const PolicySubject& subject);
 
+// What an annotation names, with its placeholders filled in: those of a remap rule that
+// aren't of a mount. Throws Error as above.
+std::string checkpoint_name(const std::string& name, const PolicySubject& subject);
+
 // Lets the rules decide on every row but the root and those that confine the
 // container (masked and read-only paths); findings of what can't be done.
 // Before examine_sources(), which passes over what is no longer external.

@@ -213,6 +213,21 @@ TEST_CASE("placeholders that tenants fill lead nowhere else") {
                     Contains("{annotation:name}, which isn't known"));
 }
 
+TEST_CASE("the name of a checkpoint may be that of the pod's container") {
+  stasis::oci::Config config;
+  config.annotations = {{"io.kubernetes.cri.container-name", "web"},
+                        {"io.kubernetes.cri.sandbox-name", "shop"}};
+  PolicySubject subject{"c1", &config};
+  CHECK(checkpoint_name("/var/lib/it", subject) == "/var/lib/it");
+  CHECK(checkpoint_name("team/{pod}-{container}.tar", subject) == "team/shop-web.tar");
+  CHECK(checkpoint_name("{id}", subject) == "c1");
+  CHECK_THROWS_WITH(checkpoint_name("{namespace}", subject), Contains("isn't known"));
+  CHECK_THROWS_WITH(checkpoint_name("{nothing}", subject), Contains("isn't known"));
+  CHECK_THROWS_WITH(checkpoint_name("a{id", subject), Contains("without its }"));
+  config.annotations["io.kubernetes.cri.container-name"] = "..";
+  CHECK_THROWS_WITH(checkpoint_name("{container}", subject), Contains("no name for"));
+}
+
 TEST_CASE("a policy that others could have written is refused") {
   char directory[] = "/tmp/stasis-policy-XXXXXX";
   std::filesystem::path path = mkdtemp(directory);

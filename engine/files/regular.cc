@@ -2,6 +2,7 @@
 #include "engine/files/regular.h"
 
 #include <fmt/core.h>
+#include <linux/kcmp.h>
 #include <sys/syscall.h>
 
 #include "engine/files/dead_task.h"
@@ -36,7 +37,30 @@ bool claims(const Probe& probe) {
 // A log that is only appended to may grow.
 bool size_matters(uint32_t flags) { return (flags & O_ACCMODE) != O_WRONLY || !(flags & O_APPEND); }
 
+// A file of the host's that is the container's standard input or output.
+bool is_runtimes(const Probe& probe, const Surroundings& around) {
+  const DumpPlan& plan = around.plan();
+  if (!plan.runtime_gives_stdio || !probe.is(S_IFREG) || probe.number < 0) return false;
+  bool stdio = false;
+  for (int fd = 0; fd <= 2; ++fd)
+    stdio |= kernel::call(SYS_kcmp, plan.root, probe.pid, KCMP_FILE, fd, probe.number) == 0;
+  return stdio && standing_of(probe, around).outside;
+}
+
+// Its key is of the form that CRIU gives to external files.
+void describe_runtimes(Dumper& dumper, const OpenFile& file, image::RegFileEntry& entry) {
+  const Probe& probe = file.probe;
+  entry.set_id(file.id);
+  entry.set_flags(probe.flags());
+  entry.set_pos(0);
+  entry.set_name(fmt::format("file[{:x}:{:x}]", probe.info.mnt_id, probe.stat.stx_ino));
+  entry.set_ext(true);
+  *entry.mutable_fown() = dump_owner(file.fd.get(), probe.flags(), dumper.plan().root);
+}
+
 void dump(Dumper& dumper, const OpenFile& file, image::FileEntry& entry) {
+  if (is_runtimes(file.probe, dumper.around()))
+    return describe_runtimes(dumper, file, *entry.mutable_reg());
   describe_path(dumper, file, *entry.mutable_reg(), file.id);
 }
 
@@ -132,6 +156,7 @@ UniqueFd open_unfollowed(Restorer& restorer, const image::RegFileEntry& entry, i
 }  // namespace
 
 std::optional<Objection> regular_objection(const Probe& probe, const Surroundings& around) {
+  if (is_runtimes(probe, around)) return std::nullopt;
   return standing_of(probe, around).objection;
 }
 

@@ -158,6 +158,7 @@ Standing standing_of(const Probe& probe, const Surroundings& around) {
   }
   const mountmap::Mount* mount = place.mount;
   if (!mount) {
+    standing.outside = true;
     standing.objection = about(probe, "which lies outside of the container's mounts",
                                "start the container with pipes or /dev/null as its stdio, and "
                                "without other descriptors from outside");

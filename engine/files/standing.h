@@ -13,6 +13,7 @@ struct Standing {
   std::string name;             // path within the container, without " (deleted)"
   int mount = 0;                // that it is found on
   std::optional<pid_t> dead{};  // process that has ended, of whose /proc files it is one
+  bool outside = false;         // it lies in no mount of the container
   bool ghost = false;           // it has no name any more: its content must go into the image
   std::optional<Objection> objection;
 };

@@ -30,6 +30,7 @@ void check_inventory(const InventoryEntry& inventory);
 // Before anything of the tasks is read: the tree tells which images to read.
 void check_tree(const std::vector<PstreeEntry>& tree, const Limits& limits);
 void check_task(const Checkpoint& image, const TaskImage& task);
+void check_instructions(const Checkpoint& image);
 void check_memory(const Checkpoint& image, const TaskImage& task);
 // Entries ascending, within what `may_hold(start, end)` allows, content there.
 void check_shared_memory(const Checkpoint& image);

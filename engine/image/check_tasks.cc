@@ -195,4 +195,16 @@ void check_task(const Checkpoint& image, const TaskImage& task) {
   check_namespace_ids(image, task);
 }
 
+void check_instructions(const Checkpoint& image) {
+  constexpr std::string_view plain = "abcdefghijklmnopqrstuvwxyz0123456789_";
+  constexpr int most = 256;
+  constexpr size_t longest = 32;
+  if (!image.more) return;
+  expect(image.more->instructions_size() <= most, "stasis", -1, "instructions {}",
+         image.more->instructions_size());
+  for (const std::string& name : image.more->instructions())
+    expect(name.size() <= longest && name.find_first_not_of(plain) == name.npos, "stasis", -1,
+           "an instruction of a strange name");
+}
+
 }  // namespace stasis::image

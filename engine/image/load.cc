@@ -233,6 +233,7 @@ void check(const Checkpoint& image, const Attempt& attempt) {
   attempt([&] { check_confinement(image); });
   attempt([&] { check_namespaces(image); });
   attempt([&] { check_ipc(image); });
+  attempt([&] { check_instructions(image); });
   for (const auto& [id, mounts] : image.mounts)
     attempt([&] { check_mounts(stem_of("mountpoints", id), mounts); });
   attempt([&] { check_mount_ids(image.mounts); });

@@ -3,6 +3,7 @@
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <set>
 
@@ -13,6 +14,7 @@
 #include "engine/mounts/fresh.h"
 #include "engine/mounts/fs_types.h"
 #include "engine/mounts/hidden.h"
+#include "engine/mounts/locked.h"
 #include "engine/mounts/mountpoint.h"
 #include "engine/mounts/mounts.h"
 #include "engine/mounts/propagation.h"
@@ -59,6 +61,9 @@ struct Builder::State {
   UniqueFd make(Staging& staging, int i);
   UniqueFd bind(Staging& staging, const Node& node);
   void make_pty(int devpts, const Node& node);
+  bool is_locked(int i) const;
+  bool has_locked(int i) const;
+  UniqueFd find_locked_on(int i) const;
   void set_attributes(int mount, const Node& node) const;
   void attach(int i);
   void open_hidden(int i);
@@ -82,6 +87,7 @@ struct Builder::State {
   std::vector<FreshMount> unseen;  // as the tree's
   std::vector<HiddenFile> hidden;
   Built built;
+  std::vector<Locked> locked;  // where the container has a user namespace
   bool handed_over = false;
   std::optional<mountmap::MountTable> host;
 };
@@ -146,6 +152,28 @@ void Builder::State::hold_sources(const image::Checkpoint& checkpoint) {
       sources[i] = make_fresh(fresh[i]);
   }
   for (const Unseen& whole : tree.unseen) unseen.push_back(prepare(*whole.entry, checkpoint.dir));
+  if (own & CLONE_NEWUSER) locked = to_be_locked(checkpoint, tree, sources, hidden, log);
+}
+
+bool Builder::State::is_locked(int i) const {
+  return std::any_of(locked.begin(), locked.end(),
+                     [i](const Locked& one) { return one.node == i; });
+}
+
+bool Builder::State::has_locked(int i) const {
+  return std::any_of(locked.begin(), locked.end(),
+                     [i](const Locked& one) { return one.parent == i; });
+}
+
+// It came with the mount that it stands on.
+UniqueFd Builder::State::find_locked_on(int i) const {
+  const Node& node = tree.nodes[i];
+  const std::string& place = node.entry->mountpoint();
+  constexpr uint64_t across = within_mount & ~static_cast<uint64_t>(RESOLVE_NO_XDEV);
+  std::string path = relative_to(place, tree.nodes[node.parent].entry->mountpoint());
+  UniqueFd mount = kernel::open_in(mounts[node.parent].get(), path, O_PATH | O_NOFOLLOW, across);
+  set_attributes(mount.get(), node);
+  return mount;
 }
 
 // There is a terminal to be mounted (on /dev/console) as long as its master is open.
@@ -197,6 +225,11 @@ UniqueFd Builder::State::make(Staging& staging, int i) {
   } else if (node.how == How::bind) {
     mount = bind(staging, node);
   } else {
+    if (has_locked(i)) {
+      mount = copy_whole(i);
+      set_attributes(mount.get(), node);
+      return mount;
+    }
     // Staged in this namespace, where alone it can be copied; the copy is as
     // young as its place in the order asks for.
     if (!handed_over) staging.attach(sources[i].get());
@@ -267,6 +300,11 @@ void Builder::State::plant_all(Staging& staging) {
 void Builder::State::raise(Staging& staging, int space) {
   for (int i : tree.order) {
     if (tree.nodes[i].space != space) continue;
+    if (is_locked(i)) {
+      mounts[i] = find_locked_on(i);
+      open_hidden(i);
+      continue;
+    }
     mounts[i] = make(staging, i);
     if (i == tree.roots[space])
       staging.attach_root(mounts[i].get());
@@ -323,7 +361,7 @@ Builder::Builder(const image::Checkpoint& checkpoint, const RestorePlan& plan, L
 Builder::~Builder() = default;
 
 void Builder::hand_over(std::optional<Handover>& handover) {
-  handover.emplace(state_->plan.root, state_->sources);
+  handover.emplace(state_->plan.root, state_->sources, state_->locked);
   state_->handed_over = true;
 }
 

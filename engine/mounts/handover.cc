@@ -1,7 +1,10 @@
 #include "engine/mounts/handover.h"
 
 #include <sched.h>
+#include <sys/mount.h>
 #include <sys/syscall.h>
+
+#include <map>
 
 #include "engine/mounts/mountpoint.h"
 #include "kernel/fs.h"
@@ -48,9 +51,35 @@ UniqueFd make_staging(const std::string& place) {
   return staging;
 }
 
+std::string whole(int mount) { return "whole-" + std::to_string(mount); }
+
+UniqueFd private_copy(int mount) {
+  UniqueFd copy = kernel::open_tree(mount, "", OPEN_TREE_CLONE);
+  kernel::set_mount_attributes(copy.get(), 0, 0, MS_PRIVATE, "the staging area");
+  return copy;
+}
+
+void stage_wholes(int staging, const std::vector<UniqueFd>& mounts,
+                  const std::vector<Locked>& locked) {
+  std::map<int, UniqueFd> copies;
+  for (const Locked& one : locked) {
+    UniqueFd& parent = copies[one.parent];
+    if (!parent.valid()) {
+      parent = private_copy(mounts[one.parent].get());
+      UniqueFd target = make_mountpoint(staging, whole(one.parent), is_directory(parent.get()));
+      kernel::attach_mount(parent.get(), target.get(), "the staging area");
+    }
+    UniqueFd child = private_copy(mounts[one.node].get());
+    UniqueFd target = kernel::open_in(parent.get(), one.path, O_PATH | O_NOFOLLOW, within_mount);
+    kernel::attach_mount(child.get(), target.get(), one.path);
+    copies[one.node] = std::move(child);
+  }
+}
+
 }  // namespace
 
-Handover::Handover(const std::string& place, const std::vector<UniqueFd>& mounts)
+Handover::Handover(const std::string& place, const std::vector<UniqueFd>& mounts,
+                   const std::vector<Locked>& locked)
     : home_(kernel::open("/proc/thread-self/ns/mnt", O_RDONLY)),
       root_(kernel::open("/", O_PATH | O_DIRECTORY)),
       directory_(kernel::open(".", O_PATH | O_DIRECTORY)) {
@@ -64,6 +93,7 @@ Handover::Handover(const std::string& place, const std::vector<UniqueFd>& mounts
           make_mountpoint(staging.get(), std::to_string(i), is_directory(mounts[i].get()));
       kernel::attach_mount(mounts[i].get(), target.get(), "the staging area");
     }
+    stage_wholes(staging.get(), mounts, locked);
     make_mountpoint(staging.get(), own_place, true);
     kernel::must(kernel::call(SYS_fchdir, staging.get()), "enter", "the staging area");
   } catch (...) {
@@ -88,6 +118,11 @@ std::vector<UniqueFd> take_over(const std::vector<UniqueFd>& mounts) {
   for (size_t i = 0; i < mounts.size(); ++i)
     if (mounts[i].valid()) copies[i] = kernel::open(std::to_string(i), O_PATH | O_NOFOLLOW);
   return copies;
+}
+
+UniqueFd copy_whole(int mount) {
+  UniqueFd fd = kernel::open(whole(mount), O_PATH | O_NOFOLLOW);
+  return kernel::open_tree(fd.get(), "", OPEN_TREE_CLONE | AT_RECURSIVE);
 }
 
 UniqueFd take_over_place() { return kernel::open(own_place, O_PATH | O_DIRECTORY); }

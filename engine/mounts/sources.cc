@@ -12,6 +12,7 @@
 #include "engine/image/image.h"
 #include "engine/mounts/fs_types.h"
 #include "engine/mounts/id_maps.h"
+#include "engine/mounts/locked.h"
 #include "engine/mounts/mountpoint.h"
 #include "engine/mounts/view.h"
 #include "kernel/fs.h"
@@ -73,6 +74,7 @@ void write_sources(const DumpPlan& plan, const std::vector<image::MountIdMap>& i
     out.set_provider(provided.provider);
     out.set_description(provided.description);
   }
+  for (uint32_t id : find_locked(plan)) entry.add_locked_mounts(id);
   writer.append("stasis", entry);
 }
 

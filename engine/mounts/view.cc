@@ -4,6 +4,7 @@
 #include <sys/syscall.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <exception>
 #include <map>
 #include <thread>
@@ -22,6 +23,17 @@ namespace {
 using mountmap::Mount;
 
 constexpr uint64_t in_root = RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS;
+
+// Not where others are locked to it, as all that one recursive bind brought into a
+// container with a user namespace is.
+UniqueFd without_others(const Mount& mount, const UniqueFd& fd) try {
+  return kernel::open_tree(fd.get(), "", OPEN_TREE_CLONE);
+} catch (const Error& error) {
+  if (error.code() != EINVAL) throw;
+  throw Error("reach the content of the mount", mount.mountpoint)
+      .because("the kernel doesn't let mounts that came with it from the host be lifted")
+      .hint("It is the host's: name it, as --external mnt[" + mount.mountpoint + "]:NAME.");
+}
 
 class Viewer {
  public:
@@ -141,8 +153,7 @@ void Viewer::look_inside(int ns, const std::vector<const Mount*>& mounts,
     // An unbindable one can be copied only with all of its namespace.
     if (mounts[i]->unbindable && !is_bare(*mounts[i])) views[i].reset();
     any_hidden |= !views[i].valid();
-    if (views[i].valid() && !is_bare(*mounts[i]))
-      views[i] = kernel::open_tree(views[i].get(), "", OPEN_TREE_CLONE);
+    if (views[i].valid() && !is_bare(*mounts[i])) views[i] = without_others(*mounts[i], views[i]);
   }
   if (!any_hidden) return;
   for (size_t i = 0; i < mounts.size(); ++i) {

@@ -1,6 +1,7 @@
 """containerd, which knows nothing of stasis: hooks and annotation come with the container's spec."""
 import contextlib
 import json
+import os
 import shutil
 import subprocess
 
@@ -25,9 +26,11 @@ class Containerd:
             raise Skip("needs containerd")
         self.dir = env.work / "containerd"
         self.dir.mkdir()
+        (self.dir / "criu").symlink_to(env.stasis)
         (self.dir / "config.toml").write_text(CONFIG.format(self.dir))
         with open(self.dir / "log", "w") as log:
             self.daemon = subprocess.Popen(["containerd", "--config", self.dir / "config.toml"],
+                                           env={**os.environ, "PATH": f"{self.dir}:{os.environ['PATH']}"},
                                            stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         wait_for("containerd", lambda: self("version", ok=None).returncode == 0)
 
@@ -91,6 +94,26 @@ def in_place_containerd(env):
                 no_watcher(c)
                 ctr.kill(c)
             c.gone()
+
+
+@scenario(label="long")
+def in_place_containerd_image(env):
+    """From what `ctr task checkpoint` and `ctr image export` make."""
+    env.only_stasis()
+    with Containerd(env) as ctr, Container(env, "threads") as c:
+        ctr.run(c)
+        c.ask()
+        made = ctr("task", "checkpoint", c.name).stdout.split()[-1]
+        archive = env.work / "checkpoint.tar"
+        ctr("image", "export", "--skip-manifest-json", archive, made)
+        ctr.kill(c)
+        archive.chmod(0o600)
+        from_checkpoint(c, archive)
+        ctr.run(c)
+        c.ask()
+        no_watcher(c)
+        expect("Restored in place" in restore_log(c), restore_log(c))
+        ctr.kill(c)
 
 
 @scenario(label="long")

@@ -134,12 +134,13 @@ def in_place_given_up(env):
         c.ask()
 
 
-def faults(env, what, numbers):
+def faults(env, what, numbers, pack=lambda c, image: image, clean=lambda c: None):
     """With the hook's Nth kernel call failing, or the last thing that it does: the container starts
     from its checkpoint or not at all, the runtime knows which, and nothing is left."""
     c, image = checkpointed(env.with_engine(env.faults), "tree")
     outcomes = {True: 0, False: 0}
     with c:
+        image = pack(c, image)
         saved = c.dir / "saved"
         c.data.rename(saved)
         for number in numbers:
@@ -171,6 +172,10 @@ def faults(env, what, numbers):
             outcomes[code == 0] += 1
             c.delete()
             c.gone()
+            try:
+                clean(c)
+            except Failure as failure:
+                raise Failure(f"call {number} {what}: {failure}") from None
     return outcomes
 
 

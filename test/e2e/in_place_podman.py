@@ -91,8 +91,22 @@ def in_place_archive(env):
             wait_for("the counter to go on", lambda: last() > stood + 10)
             expect(int(p("logs", p.name).split()[0]) > stood, "it was started anew")
             expect(not os.path.exists(f"/var/lib/stasis/unpacked/{p.id()}"), "what was unpacked is left")
-        archive.write_bytes(archive.read_bytes()[:-2000])
+        # As an image, which is what Kubernetes restores from.
+        wait_for("some numbers", lambda: last() > 10)
+        p("container", "checkpoint", "--export", archive, p.name)
+        stood = last()
         p("rm", "-f", p.name)
+        (p.dir / "Containerfile").write_text(f"FROM scratch\nADD {archive.name} /\n")
+        p("build", "-t", "checkpoint:test", "-f", p.dir / "Containerfile", p.dir)
+        for kind in ("oci-archive", "docker-archive"):
+            image = p.dir / f"image.{kind}"
+            p("save", "--format", kind, "-o", image, "checkpoint:test")
+            image.chmod(0o600)
+            with explained(p):
+                p(*options, "--annotation", f"{ANNOTATION}={image}", "busybox:test", "/bin/sleep", "9")
+            wait_for("the counter to go on", lambda: last() > stood + 10)
+            p("rm", "-f", p.name)
+        archive.write_bytes(archive.read_bytes()[:-2000])
         p(*options, "--annotation", f"{ANNOTATION}={archive}", "busybox:test", "/bin/sleep", "9", ok=False)
         expect(not os.listdir("/var/lib/stasis/unpacked"), "what was unpacked is left")
         logs = pathlib.Path("/run/stasis").glob("*/restore.log")

@@ -319,6 +319,33 @@ def inherited_pipe(env):
 
 
 @scenario
+def proc_options(env):
+    """proc that hides other users' processes, and another that shows nothing but processes."""
+    env.only_stasis()
+
+    def change(config):
+        for mount in config["mounts"]:
+            if mount["destination"] == "/proc":
+                mount["options"] = ["nosuid", "nodev", "noexec", "hidepid=2", "gid=7"]
+        config["mounts"].append({"destination": "/tmp/processes", "type": "proc", "source": "proc",
+                                 "options": ["nosuid", "nodev", "noexec", "subset=pid"]})
+
+    def options(c):
+        lines = pathlib.Path(f"/proc/{c.init()}/mountinfo").read_text().splitlines()
+        return {line.split()[4]: line.split()[-1] for line in lines if " - proc proc " in line and "/proc/" not in line}
+    with Container(env, "threads", change=change) as c:
+        c.start()
+        before = options(c)
+        expect("hidepid=invisible" in before["/proc"] and "gid=7" in before["/proc"], f"{before}")
+        expect("subset=pid" in before["/tmp/processes"], f"{before}")
+        c.comes_back(c.observe(), times=2)
+        expect(options(c) == before, f"{before} became {options(c)}")
+        for path, shown in (("/tmp/processes/1/status", True), ("/tmp/processes/meminfo", False)):
+            expect(pathlib.Path(f"/proc/{c.init()}/root{path}").exists() == shown, path)
+    c.gone()
+
+
+@scenario
 def cgroup_namespace(env):
     """A container with a cgroup namespace of its own."""
     def change(config):

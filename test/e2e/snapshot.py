@@ -4,6 +4,7 @@ import json
 import pathlib
 import shutil
 import signal
+import subprocess
 import time
 
 from harness import Container, expect, os, run, scenario, wait_for
@@ -165,6 +166,39 @@ def snapshot_log(env):
                 said = (c.dir / "runc-create.log").read_text()
                 expect(why in said, said)
             c.gone()
+
+
+@scenario
+def snapshot_host_file(env):
+    """Output into a file of the host's: each start has its own, children too, and none takes the other's."""
+    env.only_stasis()
+
+    def change(config):
+        config["process"]["args"] = ["/bin/sh", "-c", "echo cold; (while :; do echo child; sleep 0.1; done) & "
+                                     "echo ready >&2; while :; do echo 'I count'; sleep 0.1; done"]
+    with Container(env, change=change) as c:
+        (env.work / "in").write_text("not read")
+        for number, says in enumerate(("Snapshot taken", "Restored in place", "Restored in place")):
+            path = env.work / f"out-{number}"
+            configure(c, "log=^ready$")
+            with open(path, "a") as out, open(env.work / "in") as given:
+                subprocess.run(["runc", "run", "-d", "--bundle", c.bundle, c.name], check=True, timeout=60,
+                               stdin=given, stdout=out, stderr=out)
+            wait_for(says, lambda says=says: says in restore_log(c))
+            wait_for("output", lambda path=path: all(path.read_text().count(line) > 3
+                                                     for line in ("child", "I count")))
+            expect(("cold" in path.read_text()) == (number == 0), path.read_text())
+            for fd, file in enumerate((env.work / "in", path, path)):
+                shown = os.stat(f"/proc/{c.init()}/fd/{fd}")
+                expect(shown.st_ino == file.stat().st_ino, f"descriptor {fd} is another file")
+            c.delete()
+            whole = path.read_text()
+        # Nobody but a start in place could give it what it had.
+        result = run("runc", "--criu", env.stasis, "restore", "-d", "--image-path", c.dir / "snapshot", "--work-path",
+                     c.dir / "work", "--bundle", c.bundle, c.name, ok=False)
+        expect("no descriptor was given for it" in c.engine_logs() + result.stderr, c.engine_logs())
+        expect(path.read_text() == whole, "somebody writes on")
+    c.gone()
 
 
 @scenario

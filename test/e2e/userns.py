@@ -132,6 +132,98 @@ def userns_locked_flags(env):
 
 
 @scenario
+def userns_locked_mounts(env):
+    """What came with a recursive bind covers what lies beneath it for good; what didn't can be unmounted."""
+    env.only_stasis()
+    source, own = env.work / "volume", env.work / "own"
+    shown, deeper = env.work / "shown", env.work / "deeper"
+    for path in (source / "sub", source / "elsewhere/own", own, shown / "deep", deeper):
+        path.mkdir(parents=True)
+    (source / "sub/beneath").write_text("not for the container\n")
+    (own / "note").write_text("its own\n")
+
+    def change(config):
+        config["mounts"] += [
+            {"destination": "/tmp/volume", "type": "bind", "source": str(source), "options": ["rbind"]},
+            {"destination": "/tmp/volume/elsewhere/own", "type": "bind", "source": str(own), "options": ["bind"]}]
+
+    def unmount(c, place, ok):
+        run("nsenter", "-t", c.init(), "-U", "-m", "busybox", "umount", place, ok=ok)
+
+    def cannot_be_lifted(c):
+        unmount(c, "/tmp/volume/sub", False)
+        unmount(c, "/tmp/volume/sub/deep", False)
+        run("nsenter", "-t", c.init(), "-U", "-m", "busybox", "umount", "-l", "/tmp/volume")
+
+    mounted = []
+    try:
+        for what, place in ((shown, "sub"), (deeper, "sub/deep")):
+            run("mount", "--bind", what, source / place)
+            mounted.append(source / place)
+        with Mapped(env, "files", change=change) as c:
+            policy = c.dir / "policy.yaml"
+            policy.write_text("rules:\n" + "".join(
+                f"  - {{destination: /tmp/volume/{place}, remap: {what}}}\n"
+                for what, place in ((shown, "sub"), (deeper, "sub/deep"))))
+            maps = ("--map", f"/tmp/volume/sub={shown}", "--map", f"/tmp/volume/sub/deep={deeper}")
+            c.start()
+            before = c.observe()
+            images = [c.checkpoint("--leave-running", "--policy", policy, door="stasis")]
+            cannot_be_lifted(c)
+            c.delete()
+            c.gone()
+            for _ in range(2):
+                c.restore(images[-1], *maps, door="stasis").same_as(before)
+                c.ask()
+                expect("could not be unmounted" not in c.engine_logs(), c.engine_logs())
+                images.append(c.checkpoint("--policy", policy, door="stasis"))
+                c.gone()
+            c.restore(images[-1], *maps, door="stasis")
+            unmount(c, "/tmp/volume/elsewhere/own", True)
+            cannot_be_lifted(c)
+            c.ask()
+    finally:
+        for place in reversed(mounted):
+            run("umount", place)
+    c.gone()
+
+
+@scenario
+def userns_locked_copies(env):
+    """A tmpfs of the host that comes back as a copy is free, and that is said; what can't be looked into is named."""
+    env.only_stasis()
+    source = env.work / "source"
+    (source / "sub").mkdir(parents=True)
+    mounted = []
+
+    def mount(place):
+        run("mount", "-t", "tmpfs", "-o", f"mode=777,uid={UIDS},gid={GIDS}", "test", place)
+        mounted.append(place)
+    try:
+        mount(source / "sub")
+        with Mapped(env, "counter", change=bind(source)) as c:
+            c.start()
+            run("nsenter", "-t", c.init(), "-U", "-m", "busybox", "umount", "/tmp/volume/sub", ok=False)
+            before = c.observe()
+            image = c.checkpoint()
+            c.gone()
+            c.restore(image).same_as(before, ("/tmpfs//tmp/volume/sub",))
+            expect("/tmp/volume/sub (tmpfs) could not be unmounted in the container, and now it can" in c.engine_logs(),
+                   c.engine_logs())
+            c.ask()
+        (source / "sub/deep").mkdir()
+        mount(source / "sub/deep")
+        with Mapped(env, "counter", change=bind(source)) as c:
+            c.start()
+            c.checkpoint(ok=False)
+            expect("the content of the mount /tmp/volume/sub: the kernel doesn't let" in c.engine_logs(), c.engine_logs())
+            c.ask()
+    finally:
+        for place in reversed(mounted):
+            run("umount", place)
+
+
+@scenario
 def userns_receives_mounts(env):
     """A mount that receives the host's does so again, and sends nothing."""
     env.only_stasis()
