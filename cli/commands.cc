@@ -127,15 +127,18 @@ class CommandLine {
     CLI::Option* running =
         command->add_flag("--leave-running", o.leave_running, "Let the container go on afterwards");
     command
-        ->add_option("--snapshot", o.snapshot,
-                     "How memory is written then: fork, from copies of the processes while they\n"
-                     "go on; plain, while they stand still; auto, by size and memory to spare")
+        ->add_option_function<std::string>(
+            "--snapshot",
+            [&o](const std::string& how) {
+              o.snapshot = how == "fork"    ? engine::Snapshot::fork
+                           : how == "plain" ? engine::Snapshot::plain
+                                            : engine::Snapshot::automatic;
+            },
+            "How memory is written then: fork, from copies of the processes while they\n"
+            "go on; plain, while they stand still; auto, by size and memory to spare")
         ->needs(running)
         ->option_text("auto|fork|plain")
-        ->transform(CLI::CheckedTransformer(
-            std::map<std::string, engine::Snapshot>{{"auto", engine::Snapshot::automatic},
-                                                    {"fork", engine::Snapshot::fork},
-                                                    {"plain", engine::Snapshot::plain}}));
+        ->check(CLI::IsMember({"auto", "fork", "plain"}));
     command->add_flag("--tcp-established", o.tcp_established, "Take open TCP connections along");
     command->add_flag("--tcp-close", o.tcp_close,
                       "Leave TCP connections; restored, they have been closed");
