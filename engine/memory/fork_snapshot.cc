@@ -51,8 +51,12 @@ bool ForkSnapshot::worthwhile(const Candidate& candidate) const {
 
 std::optional<TaskCopies::Copy> ForkSnapshot::copy(Candidate& candidate, FrozenTree& tree) {
   FrozenTask& task = *candidate.task;
-  std::string why =
-      headroom_.take(kernel::read_file_at(task.proc.get(), "cgroup"), candidate.bytes);
+  std::string why;
+  try {
+    why = headroom_.take(kernel::read_file_at(task.proc.get(), "cgroup"), candidate.bytes);
+  } catch (const Error& error) {
+    why = error.what();  // limits that can't be read, as of a cgroup outside our namespace
+  }
   std::optional<TaskCopies::Copy> copy;
   if (why.empty()) copy = copies_.make(task, tree.reports(), &why);
   if (copy) return copy;
