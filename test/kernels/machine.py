@@ -11,7 +11,8 @@ import sys
 TESTS = pathlib.Path(__file__).resolve().parents[1]
 TOOLS = ["/usr/bin/busybox", "/usr/sbin/runc", "/usr/bin/python3.11", "/usr/bin/nsenter", "/bin/ip",
          "/usr/sbin/apparmor_parser", "/bin/bash", "/usr/bin/unshare", "/usr/bin/bindfs",
-         "/sbin/mkfs.ext2", "/sbin/losetup", "/bin/mount", "/bin/umount"]
+         "/sbin/mkfs.ext2", "/sbin/losetup", "/bin/mount", "/bin/umount", "/usr/sbin/iptables-legacy"]
+PLUGINS = "/usr/lib/x86_64-linux-gnu/xtables"  # of iptables
 # What the kernel and `ip` ask for by themselves must be there, these must be loaded.
 MODULE_PLACES = ("net", "lib", "crypto", "fs/overlayfs", "fs/fuse", "fs/binfmt_misc.ko", "fs/nls",
                  "drivers/net/veth.ko", "drivers/net/dummy.ko", "drivers/net/tun.ko", "drivers/block/loop.ko")
@@ -40,6 +41,7 @@ mount -t tmpfs run /run
 mount -t cgroup2 none /sys/fs/cgroup
 if [ -e /lib/modules ]; then for module in {modules}; do modprobe $module; done; fi
 ip link set lo up
+ulimit -n 20000
 echo "kernel $(uname -r)"
 {command}
 echo "EXIT CODE $?"
@@ -108,6 +110,7 @@ def stage(root, stasis, programs, command):
             (root / "bin" / applet).symlink_to("busybox")
     for library in {lib for binary in binaries for lib in libraries(binary)}:
         install(root, library)
+    shutil.copytree(PLUGINS, root / PLUGINS.lstrip("/"))
     shutil.copytree(PYTHON, root / "usr/lib/python3.11", symlinks=True, ignore=shutil.ignore_patterns(
         "__pycache__", "test", "idlelib", "lib2to3", "ensurepip", "config-*", "dist-packages"))
     shutil.copytree(TESTS, root / "tests", ignore=shutil.ignore_patterns("fuzz"))
