@@ -124,9 +124,8 @@ void find_console(const image::Checkpoint& checkpoint, pid_t init, const Restore
 // image's, that one is executed, and given up before its first instruction.
 class Programs {
  public:
-  Programs(const image::Checkpoint& checkpoint, files::Restorer& files, Trampoline& trampoline,
-           FdSender& sender)
-      : checkpoint_(checkpoint), files_(files), trampoline_(trampoline), sender_(sender) {}
+  Programs(files::Restorer& files, Trampoline& trampoline, FdSender& sender)
+      : files_(files), trampoline_(trampoline), sender_(sender) {}
 
   bool runs(pid_t pid, const image::TaskImage& image) {
     struct stat now{};
@@ -157,7 +156,6 @@ class Programs {
   }
 
  private:
-  const image::Checkpoint& checkpoint_;
   files::Restorer& files_;
   Trampoline& trampoline_;
   FdSender& sender_;
@@ -328,7 +326,7 @@ RestoreResult restore_in_place(StartHold& hold, const image::Checkpoint& checkpo
 
   std::string name = "the container's first process";
   gain_foothold(tracee, trampoline, sender, false, name);
-  Programs programs(checkpoint, files, trampoline, sender);
+  Programs programs(files, trampoline, sender);
   if (!programs.runs(init, checkpoint.root())) programs.change(tracee, checkpoint.root(), name);
   ControllingTerminals terminals(files, trampoline, sender);
   std::optional<PidChooser> ids;

@@ -31,7 +31,7 @@ TEST_CASE("directories are made as far as they are missing, and listed from the 
     std::sort(names.begin(), names.end());
     CHECK(names == std::vector<std::string>{"b", "c"});
   }
-  UniqueFd(open(place.path + "/file", O_CREAT | O_WRONLY, 0600));
+  UniqueFd file = open(place.path + "/file", O_CREAT | O_WRONLY, 0600);
   CHECK_THROWS_AS(make_directories(place.path + "/file/below", 0700), Error);
 }
 

@@ -141,6 +141,6 @@ for _program in ("counter", "threads", "sysv", "unix_sockets steady"):
         register("restore", sweep_restore, _how, _program)
 for _how in (FAIL, KILL):  # memory is filled while the tree grows
     register("restore", sweep_restore, _how, "prefork")
-for _program in ("memfd", "handles"):
+for _program in ("memfd", "handles searched"):
     register("dump", sweep_dump, FAIL, _program)
     register("restore", sweep_restore, FAIL, _program)

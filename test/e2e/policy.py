@@ -13,7 +13,8 @@ MACHINE = pathlib.Path("/etc/stasis/policy.yaml")
 
 @contextlib.contextmanager
 def machine_policy(text):
-    """The machine's policy for a while; its rules must name destinations that no other test has."""
+    """The machine's policy for a while. Other tests go on: its rules must name destinations that none of
+    them has, and checkpoints may lie where they may without a policy."""
     with open("/tmp/stasis-test-policy.lock", "w", encoding="ascii") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         made = not MACHINE.parent.exists()
@@ -22,7 +23,7 @@ def machine_policy(text):
             raise Failure(f"there is a {MACHINE} already")
         try:
             fresh = MACHINE.with_name(".policy.yaml.test")
-            fresh.write_text(text)
+            fresh.write_text(text.rstrip("\n") + "\ncheckpoints: [/var/lib/stasis/checkpoints, /tmp]\n")
             fresh.rename(MACHINE)
             yield
         finally:
