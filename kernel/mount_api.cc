@@ -1,6 +1,7 @@
 #include "kernel/mount_api.h"
 
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <sched.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -86,7 +87,7 @@ UniqueFd mount_by_data(const std::string& type, const std::string& source,
       unsigned long flags = 0;
       for (const std::string& options : data) {
         must(call(SYS_mount, source.c_str(), place, type.c_str(), flags, options.c_str()),
-             "mount a file system of type", type + " with " + options);
+             "mount a file system of type", fmt::format("{} with {}", type, options));
         flags = MS_REMOUNT;
       }
       mount = open_tree(AT_FDCWD, place, OPEN_TREE_CLONE);

@@ -30,6 +30,13 @@ Mount aufs_mount(const std::string& options) {
   return mount;
 }
 
+mountmap::MappedFile there(const std::optional<mountmap::MappedFile>& found) {
+  REQUIRE(found.has_value());
+  return found.value_or(mountmap::MappedFile{});
+}
+std::string place_of(const std::optional<mountmap::MappedFile>& found) { return there(found).path; }
+bool is_current(const std::optional<mountmap::MappedFile>& found) { return there(found).current; }
+
 // Branch directories below `directory`, the topmost first.
 AufsStack stack_of(const Directory& directory, const std::vector<std::string>& names) {
   AufsStack stack{.si = "1", .options = "", .branches = {}};
@@ -95,9 +102,9 @@ TEST_CASE("a mapped file is found by whole parts of its path") {
   AufsStack stack{.si = "1",
                   .options = "",
                   .branches = {{"/d/diff/ID", "rw"}, {"/d/diff/ID-init", "ro"}, {"/d", "ro"}}};
-  CHECK(find_inside(stack, "/d/diff/ID/bin/busybox")->path == "/bin/busybox");
-  CHECK(find_inside(stack, "/d/diff/ID-init/etc/hosts")->path == "/etc/hosts");
-  CHECK(find_inside(stack, "/d/diff/IDx/etc/hosts")->path == "/diff/IDx/etc/hosts");
+  CHECK(place_of(find_inside(stack, "/d/diff/ID/bin/busybox")) == "/bin/busybox");
+  CHECK(place_of(find_inside(stack, "/d/diff/ID-init/etc/hosts")) == "/etc/hosts");
+  CHECK(place_of(find_inside(stack, "/d/diff/IDx/etc/hosts")) == "/diff/IDx/etc/hosts");
   CHECK_FALSE(find_inside(stack, "/dx/diff"));
   CHECK_FALSE(find_inside(stack, "/usr/bin/busybox"));
 }
@@ -112,12 +119,12 @@ TEST_CASE("a mapped file that a branch above replaced or removed") {
   tree.write("top/bin/.wh.removed", "");
   tree.write("top/.wh.gone", "");
   tree.write("mid/opaque/.wh..wh..opq", "");
-  CHECK(find_inside(stack, low + "/bin/kept")->current);
-  CHECK_FALSE(find_inside(stack, low + "/bin/copied")->current);
-  CHECK(find_inside(stack, tree.path / "mid/bin/copied")->current);
-  CHECK_FALSE(find_inside(stack, low + "/bin/removed")->current);
-  CHECK_FALSE(find_inside(stack, low + "/gone/file")->current);
-  CHECK_FALSE(find_inside(stack, low + "/opaque/file")->current);
+  CHECK(is_current(find_inside(stack, low + "/bin/kept")));
+  CHECK_FALSE(is_current(find_inside(stack, low + "/bin/copied")));
+  CHECK(is_current(find_inside(stack, tree.path / "mid/bin/copied")));
+  CHECK_FALSE(is_current(find_inside(stack, low + "/bin/removed")));
+  CHECK_FALSE(is_current(find_inside(stack, low + "/gone/file")));
+  CHECK_FALSE(is_current(find_inside(stack, low + "/opaque/file")));
 }
 
 TEST_CASE("what a mount of aufs is told, in pages") {
@@ -170,5 +177,5 @@ TEST_CASE("the plan's rows tell the branches") {
   REQUIRE(map.provided_mounts().size() == 1);
   CHECK(root_place(map.provided_mounts().at(90)) == docker + "/mnt/ID");
   auto find = mapped_files(map.provided_mounts().at(90));
-  CHECK(find("/var/lib/docker/aufs/diff/BRID10/bin/busybox")->path == "/bin/busybox");
+  CHECK(place_of(find("/var/lib/docker/aufs/diff/BRID10/bin/busybox")) == "/bin/busybox");
 }
