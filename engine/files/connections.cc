@@ -46,6 +46,7 @@ void DumpedConnections::store(const DumpPlan& plan,
     namespaces::in_namespaces(kernel::pidfd_open(plan.root).get(), CLONE_NEWNET,
                               [&] { hold_ = std::make_unique<ConnectionHold>(ends); });
   std::vector<int> sockets;
+  sockets.reserve(found.size());
   for (const OpenFile* file : found) sockets.push_back(file->fd.get());
   guard_ = std::make_unique<RepairGuard>(sockets);
   for (size_t i = 0; i < found.size(); ++i) {
@@ -74,7 +75,8 @@ void DumpedConnections::stay_held() {
   // The programs are gone and their connections with them: out of repair mode
   // they would tell the other end.
   if (hold_) hold_->stay();
-  for (One& one : all_) one.repair->abandon();
+  for (One& one : all_)
+    if (one.repair) one.repair->abandon();
   guard_.reset();  // which has them open, too
 }
 

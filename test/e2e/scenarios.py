@@ -455,10 +455,11 @@ def load(env):
     with Container(env, change=busy) as c:
         c.runc("run", "-d", "--bundle", c.bundle, c.name)
         lines = c.data / "counter"
+        stood = 0
         for _ in range(5):
-            wait_for("it to be busy", lambda: lines.exists() and lines.stat().st_size > 20)
+            wait_for("it to be busy", lambda: lines.exists() and lines.stat().st_size > stood + 20)
             image = c.checkpoint()
             c.gone()
-            lines.unlink()
+            stood = lines.stat().st_size  # the file stays: it may have been open
             c.restore(image)
-        wait_for("it to be busy", lambda: lines.exists() and lines.stat().st_size > 20)
+        wait_for("it to be busy", lambda: lines.stat().st_size > stood + 20)
