@@ -9,12 +9,13 @@
 
 #include "base/scope_exit.h"
 #include "hook/image_archive.h"
-#include "hook/tar_reader.h"
 #include "kernel/directories.h"
 #include "kernel/fs.h"
 #include "oci/state.h"
 
 namespace stasis::hook {
+
+using engine::mounts::ArchiveReader;
 
 namespace {
 
@@ -23,7 +24,7 @@ constexpr std::string_view images = "checkpoint/";
 
 // Of what is free, a tenth stays so.
 uint64_t room_in(int directory) {
-  struct statfs fs{};
+  struct statfs fs {};
   kernel::must(kernel::call(SYS_fstatfs, directory, &fs), "look at", unpacked_dir);
   return static_cast<uint64_t>(fs.f_bavail) * static_cast<uint64_t>(fs.f_bsize) / 10 * 9;
 }
@@ -49,7 +50,7 @@ class Unpacker {
         log_(log) {}
 
   void run() {
-    TarReader tar(archive_, name_);
+    auto tar = open_archive(archive_, name_);
     take(tar, images);
     if (saved_image_ && !found_) take_blobs();
     if (found_) return;
@@ -61,10 +62,10 @@ class Unpacker {
   }
 
  private:
-  void take(TarReader& tar, std::string_view below);
+  void take(ArchiveReader& tar, std::string_view below);
   void take_blobs();
-  void add(TarReader& tar, const std::string& file);
-  void tell(const TarReader& tar);
+  void add(ArchiveReader& tar, const std::string& file);
+  void tell(const ArchiveReader& tar);
 
   int archive_, directory_;
   std::string name_;
@@ -74,21 +75,18 @@ class Unpacker {
   bool found_ = false, saved_image_ = false, pod_ = false;
 };
 
-void Unpacker::add(TarReader& tar, const std::string& file) {
+void Unpacker::add(ArchiveReader& tar, const std::string& file) {
   if (!tar.is_file()) tar.fail("an image is no file");
   constexpr int flags = O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW;
   UniqueFd out = kernel::open_at(directory_, file, flags, 0600);
   uint64_t size = tar.size();
   if (size > room_) tar.fail(fmt::format("there is no room for it in {}", unpacked_dir));
   room_ -= size;
-  tar.content([&](const void* bytes, size_t count, uint64_t offset) {
-    kernel::pwrite_all(out.get(), bytes, count, static_cast<off_t>(offset), file);
-  });
-  kernel::must(kernel::call(SYS_ftruncate, out.get(), size), "set the size of", file);
+  tar.copy_content(out.get(), file);
 }
 
 // What an engine's own restore would put into the container's root and its /dev/shm.
-void Unpacker::tell(const TarReader& tar) {
+void Unpacker::tell(const ArchiveReader& tar) {
   constexpr uint64_t empty_tar = 1536;  // two blocks that end it, and the directory's own
   const std::string& path = tar.path();
   if (path == "rootfs-diff.tar" || path == "deleted.files")
@@ -98,7 +96,7 @@ void Unpacker::tell(const TarReader& tar) {
     log_.warn("{} in the archive is not applied: /dev/shm is the new container's", path);
 }
 
-void Unpacker::take(TarReader& tar, std::string_view below) {
+void Unpacker::take(ArchiveReader& tar, std::string_view below) {
   while (tar.next()) {
     if (++entries_ > most_entries) tar.fail("the archive has too many entries");
     std::string file = image_name(tar.path(), below);
@@ -114,10 +112,10 @@ void Unpacker::take(TarReader& tar, std::string_view below) {
 
 void Unpacker::take_blobs() {
   CheckpointBlobs blobs = checkpoint_blobs(archive_, name_);
-  TarReader tar(archive_, name_);
+  auto tar = open_archive(archive_, name_);
   while (tar.next()) {
     if (!blobs.paths.contains(tar.path()) || !tar.is_file()) continue;
-    TarReader blob(tar, name_ + " (" + tar.path() + ")");
+    ArchiveReader blob(tar, name_ + " (" + tar.path() + ")");
     take(blob, blobs.bare ? "" : images);
   }
 }

@@ -5,7 +5,6 @@
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
-#include "hook/tar_reader.h"
 
 namespace stasis::hook {
 
@@ -54,7 +53,7 @@ class Finder {
  private:
   std::map<std::string, json> documents(const std::set<std::string>& wanted) {
     std::map<std::string, json> found;
-    TarReader tar(archive_, name_);
+    auto tar = open_archive(archive_, name_);
     while (found.size() < wanted.size() && tar.next()) {
       if (!wanted.contains(tar.path()) || !tar.is_file()) continue;
       std::string text = tar.text(longest_document);
@@ -65,17 +64,19 @@ class Finder {
     return found;
   }
 
+  // Null where there is none.
+  static json field(const json& object, const char* key) {
+    return object.is_object() ? object.value(key, json()) : json();
+  }
+
   static std::string word(const json& object, const char* key) {
-    auto value = object.is_object() ? object.find(key) : object.end();
-    return object.is_object() && value != object.end() && value->is_string()
-               ? value->get<std::string>()
-               : "";
+    json value = field(object, key);
+    return value.is_string() ? value.get<std::string>() : "";
   }
 
   static json list(const json& object, const char* key) {
-    auto value = object.is_object() ? object.find(key) : object.end();
-    return object.is_object() && value != object.end() && value->is_array() ? *value
-                                                                            : json::array();
+    json value = field(object, key);
+    return value.is_array() ? value : json::array();
   }
 
   void take_index(const json& index) {
@@ -118,6 +119,13 @@ class Finder {
 };
 
 }  // namespace
+
+engine::mounts::ArchiveReader open_archive(int archive, const std::string& name) {
+  return {archive,
+          "unpack",
+          name,
+          {archive_read_support_filter_gzip, archive_read_support_filter_zstd}};
+}
 
 CheckpointBlobs checkpoint_blobs(int archive, const std::string& name) {
   return Finder(archive, name).find();

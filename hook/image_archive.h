@@ -9,7 +9,12 @@
 #include <set>
 #include <string>
 
+#include "engine/mounts/archive_reader.h"
+
 namespace stasis::hook {
+
+// The file itself: a tar, as it is or compressed with gzip or zstd.
+engine::mounts::ArchiveReader open_archive(int archive, const std::string& name);
 
 struct CheckpointBlobs {
   std::set<std::string> paths;  // of the tars, within the archive

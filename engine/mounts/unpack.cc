@@ -106,7 +106,7 @@ void Unpacker::apply(const Attributes& to_set, int parent, const std::string& na
       "/proc/self/fd/" + std::to_string(parent) + "/" + (name.empty() ? "." : name);
   kernel::must(kernel::call(SYS_fchownat, parent, path, to_set.uid, to_set.gid, flags),
                "set the owner of", name_ + " (" + name + ")");
-  struct stat now{};
+  struct stat now {};
   kernel::must(kernel::call(SYS_newfstatat, parent, path, &now, flags), "stat", name);
   if (!S_ISLNK(now.st_mode))
     kernel::must(name.empty() ? kernel::call(SYS_fchmod, parent, to_set.mode)
@@ -141,7 +141,7 @@ void Unpacker::add_file(archive_entry* entry, int parent, const std::string& nam
   UniqueFd file = kernel::open_in(parent, name, flags, beneath, 0600);
   int64_t size = archive_entry_size(entry);
   if (size < 0) archive_.fail(path, "a size is negative");
-  archive_.copy_content(entry, file.get(), path, name_ + " (" + path + ")");
+  archive_.copy_content(file.get(), name_ + " (" + path + ")");
 }
 
 void Unpacker::add(archive_entry* entry) {
