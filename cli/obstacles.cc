@@ -36,19 +36,11 @@ std::set<pid_t> pids_in(const std::string& cgroup) {
   return pids;
 }
 
-std::optional<kernel::ProcStat> stat_of(pid_t pid) {
-  try {
-    return kernel::parse_stat(kernel::read_file(fmt::format("/proc/{}/stat", pid)));
-  } catch (const Error&) {
-    return std::nullopt;  // gone meanwhile
-  }
-}
-
 bool below(pid_t pid, pid_t init) {
   // A chain longer than any pid can be is a chain that changes under us.
   for (int steps = 0; pid > 1 && steps < 4096; ++steps) {
     if (pid == init) return true;
-    auto stat = stat_of(pid);
+    auto stat = kernel::find_stat(pid);
     if (!stat) return true;  // ended: nothing to tell
     pid = stat->ppid;
   }
@@ -59,7 +51,7 @@ bool below(pid_t pid, pid_t init) {
 // they are children of the runtime: no tree that a restore could build.
 void find_strangers(const std::string& cgroup, pid_t init, std::vector<MapFinding>& findings) {
   for (pid_t pid : pids_in(cgroup)) {
-    auto stat = stat_of(pid);
+    auto stat = kernel::find_stat(pid);
     if (!stat || stat->state == 'Z' || below(pid, init)) continue;
     findings.push_back(
         {Severity::obstacle, fmt::format("process {} ({})", pid, stat->comm),

@@ -1,5 +1,8 @@
 #include "kernel/proc_stat.h"
 
+#include <cerrno>
+
+#include "kernel/fs.h"
 #include "kernel/proc_text.h"
 
 namespace stasis::kernel {
@@ -61,6 +64,15 @@ ProcStat parse_stat(std::string_view text) {
   stat.env_end = f.get<uint64_t>(51);
   stat.exit_code = f.get<int>(52);
   return stat;
+}
+
+std::optional<ProcStat> find_stat(pid_t pid) {
+  try {
+    return parse_stat(read_file("/proc/" + std::to_string(pid) + "/stat"));
+  } catch (const Error& error) {
+    if (error.code() == ENOENT || error.code() == ESRCH) return std::nullopt;
+    throw;
+  }
 }
 
 }  // namespace stasis::kernel

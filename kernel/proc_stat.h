@@ -5,6 +5,7 @@
 #include <sys/types.h>
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -30,5 +31,7 @@ struct ProcStat {
 };
 
 ProcStat parse_stat(std::string_view text);
+// Of a process or thread; nothing where it is gone.
+std::optional<ProcStat> find_stat(pid_t pid);
 
 }  // namespace stasis::kernel

@@ -32,26 +32,16 @@ int wait_for(pid_t tid) {
   return status;
 }
 
-// Nothing where it is gone.
-std::optional<kernel::ProcStat> stat_of(pid_t tid) {
-  try {
-    return kernel::parse_stat(kernel::read_file("/proc/" + std::to_string(tid) + "/stat"));
-  } catch (const Error& error) {
-    if (error.code() == ENOENT || error.code() == ESRCH) return std::nullopt;
-    throw;
-  }
-}
-
 }  // namespace
 
 bool is_ending(pid_t tid) {
   constexpr uint32_t exiting = 0x4;  // PF_EXITING
-  auto stat = stat_of(tid);
+  auto stat = kernel::find_stat(tid);
   return !stat || stat->state == 'Z' || stat->state == 'X' || (stat->flags & exiting);
 }
 
 bool is_held(pid_t tid) {
-  auto stat = stat_of(tid);
+  auto stat = kernel::find_stat(tid);
   return stat && stat->state == 't';
 }
 
