@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "engine/image/format.h"
+#include "engine/memory/address_space.h"
 #include "engine/memory/vma.h"
 
 namespace stasis::engine {
@@ -14,8 +15,6 @@ namespace {
 
 using image::MmEntry;
 using image::VmaEntry;
-
-constexpr uint64_t task_size = 0x7ffffffff000;  // x86-64 with four levels
 
 bool is_private(const VmaEntry& vma) {
   return has_own_pages(vma) && !is_kernel_made(vma) && !(vma.status() & image::vma_guard);

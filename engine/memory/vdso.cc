@@ -13,6 +13,7 @@
 #include <span>
 
 #include "engine/image/format.h"
+#include "engine/memory/address_space.h"
 #include "engine/memory/vdso_detour.h"
 #include "kernel/fs.h"
 #include "kernel/proc_maps.h"
@@ -24,8 +25,6 @@
 namespace stasis::engine {
 
 namespace {
-
-constexpr uint64_t task_size = 0x7ffffffff000;  // x86-64 with four levels
 
 struct Layout {
   uint64_t start = 0;  // of the data pages in front
@@ -84,23 +83,6 @@ std::vector<uint8_t> content(const image::Checkpoint& checkpoint, const image::T
 
 std::span<const uint8_t> bytes_of(const Layout& ours) {
   return {reinterpret_cast<const uint8_t*>(ours.code), ours.end - ours.code};
-}
-
-// The middle of the widest range that nobody uses: far from what grows.
-uint64_t free_place(std::vector<std::pair<uint64_t, uint64_t>> taken, uint64_t size) {
-  taken.emplace_back(task_size, task_size);
-  std::sort(taken.begin(), taken.end());
-  uint64_t best = 0, width = 0, end = 0x10000;
-  for (auto [start, next] : taken) {
-    if (start > task_size) break;
-    if (start > end && start - end > width) {
-      width = start - end;
-      best = end + width / 2;
-    }
-    end = std::max(end, next);
-  }
-  if (width < 2 * size) throw Error("restore", "the memory").because("no address is free in it");
-  return best & ~uint64_t{image::page_size - 1};
 }
 
 // A task with the vdso of another kernel.
@@ -211,7 +193,8 @@ void fit_vdso(image::Checkpoint& checkpoint,
     std::vector<uint8_t> bytes = content(checkpoint, task, *dumped);
     if (*dumped == ours && (bytes.empty() || std::ranges::equal(bytes, bytes_of(ours)))) continue;
     // One place for all, so that what was forked can share it.
-    if (place == 0) place = free_place(taken, ours.size());
+    if (place == 0) place = roomiest_place(taken, ours.size());
+    if (place == 0) throw Error("restore", "the memory").because("no address is free in it");
     Foreign(task, *dumped, std::move(bytes)).lead_to(ours, place);
   }
 }

@@ -10,13 +10,13 @@
 #include <bit>
 #include <cstring>
 
+#include "engine/memory/address_space.h"
 #include "kernel/fs.h"
 
 namespace stasis::engine {
 
 namespace {
 
-constexpr uint64_t task_size = 0x7ffffffff000;  // x86-64 with four levels
 // Below the stack pointer of a new program the kernel has mapped 128 KiB of stack.
 constexpr uint64_t below_stack = 8192;
 

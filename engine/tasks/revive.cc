@@ -17,6 +17,7 @@
 #include "engine/files/locks.h"
 #include "engine/files/memfd.h"
 #include "engine/image/format.h"
+#include "engine/memory/address_space.h"
 #include "engine/memory/vdso.h"
 #include "engine/memory/vma.h"
 #include "engine/namespaces/semaphore_undo.h"
@@ -31,8 +32,6 @@
 namespace stasis::engine {
 
 namespace {
-
-constexpr uint64_t task_size = 0x7ffffffff000;  // x86-64 with four levels
 
 std::string proc_file(pid_t pid, const char* name) { return fmt::format("/proc/{}/{}", pid, name); }
 

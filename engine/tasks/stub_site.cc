@@ -2,7 +2,11 @@
 
 #include <fmt/format.h>
 
+#include <utility>
+#include <vector>
+
 #include "base/error.h"
+#include "engine/memory/address_space.h"
 #include "engine/memory/vdso.h"
 
 namespace stasis::engine {
@@ -24,18 +28,10 @@ StubPlace stub_place(const FrozenTask& task) {
       .hint("start the container without vdso=0");
 }
 
-// The middle of the widest unmapped range: far from what grows.
 uint64_t find_hole(const FrozenTask& task) {
-  uint64_t best = 0, width = 0, end = 0x10000;
-  for (const kernel::MappedArea& area : task.areas) {
-    if (area.start >= (uint64_t{1} << 47)) break;
-    if (area.start > end && area.start - end > width) {
-      width = area.start - end;
-      best = end + width / 2;
-    }
-    end = area.end;
-  }
-  return best & ~uint64_t{4095};
+  std::vector<std::pair<uint64_t, uint64_t>> taken;
+  for (const kernel::MappedArea& area : task.areas) taken.emplace_back(area.start, area.end);
+  return roomiest_place(std::move(taken), 0);
 }
 
 }  // namespace
