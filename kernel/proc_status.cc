@@ -54,25 +54,25 @@ struct Field {
 };
 
 template <typename Int>
-Field decimal(Int ProcStatus::* member, bool required = true) {
+Field decimal(Int ProcStatus::*member, bool required = true) {
   return {required, [member](ProcStatus& s, std::string_view name, std::string_view value) {
             s.*member = proc_number<Int>(file, name, value);
           }};
 }
 
-Field mask(uint64_t ProcStatus::* member) {
+Field mask(uint64_t ProcStatus::*member) {
   return {true, [member](ProcStatus& s, std::string_view name, std::string_view value) {
             s.*member = proc_number<uint64_t>(file, name, value, 16);
           }};
 }
 
-Field pids(std::vector<pid_t> ProcStatus::* member) {
+Field pids(std::vector<pid_t> ProcStatus::*member) {
   return {false, [member](ProcStatus& s, std::string_view name, std::string_view value) {
             s.*member = numbers<pid_t>(name, value);
           }};
 }
 
-Field flag(bool ProcStatus::* member, bool required) {
+Field flag(bool ProcStatus::*member, bool required) {
   return {required, [member](ProcStatus& s, std::string_view name, std::string_view value) {
             s.*member = yes_or_no(name, value);
           }};
@@ -115,6 +115,11 @@ const std::map<std::string_view, Field>& fields() {
       {"Seccomp_filters",
        {false,
         [](S& s, Text n, Text v) { s.seccomp_filters = proc_number<unsigned>(file, n, v); }}},
+      {"VmLck",
+       {false,
+        [](S& s, Text n, Text v) {
+          s.locked_kib = proc_number<uint64_t>(file, n, text::next(v, ' '));  // "0 kB"
+        }}},
       {"THP_enabled", {false, [](S& s, Text n, Text v) { s.thp_enabled = yes_or_no(n, v); }}},
   };
   return table;

@@ -31,6 +31,7 @@ struct ProcStatus {
   unsigned seccomp = 0;                     // SECCOMP_MODE_*
   std::optional<unsigned> seccomp_filters;  // Linux 5.9 and newer
   std::optional<bool> thp_enabled;          // a task without memory has none
+  std::optional<uint64_t> locked_kib;       // of its memory; likewise
   bool kernel_thread = false;               // always false before Linux 6.6
 };
 

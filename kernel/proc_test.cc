@@ -41,7 +41,8 @@ const std::string status_6_18 =
     "Umask:\t0027\nState:\tt (tracing stop)\nTgid:\t3071\nNgid:\t0\nPid:\t3072\nPPid:\t3050\n"
     "TracerPid:\t3000\nUid:\t1000\t1001\t1002\t1003\nGid:\t0\t0\t5\t0\nFDSize:\t64\n"
     "Groups:\t4 24 1000 \nNStgid:\t3071\t7\nNSpid:\t3072\t8\nNSpgid:\t3071\t7\nNSsid:\t3050\t1\n"
-    "Kthread:\t0\nVmPeak:\t    3060 kB\nHugetlbPages:\t       0 kB\nCoreDumping:\t0\n"
+    "Kthread:\t0\nVmPeak:\t    3060 kB\nVmLck:\t      16 kB\nHugetlbPages:\t       0 "
+    "kB\nCoreDumping:\t0\n"
     "THP_enabled:\t1\nuntag_mask:\t0xffffffffffffffff\nThreads:\t2\nSigQ:\t1/96365\n"
     "SigPnd:\t0000000000000200\nShdPnd:\t0000000000004000\nSigBlk:\t0000000000000200\n"
     "SigIgn:\t0000000000001000\nSigCgt:\t8000000000000002\n"
@@ -82,6 +83,7 @@ TEST_CASE("status of Linux 6.18") {
   CHECK(s.seccomp == 2);
   CHECK(s.seccomp_filters == 3u);
   CHECK(s.thp_enabled == true);
+  CHECK(s.locked_kib == 16u);
   CHECK_FALSE(s.kernel_thread);
 }
 
@@ -89,11 +91,13 @@ TEST_CASE("status of older kernels and of a zombie") {
   // 6.1 has no Kthread, 5.15 no untag_mask either.
   std::string old = without(without(status_6_18, "Kthread:"), "untag_mask:");
   CHECK(parse_status(old).threads == 2);
-  ProcStatus zombie = parse_status(
-      replaced(without(without(old, "Umask:"), "THP_enabled:"), "t (tracing stop)", "Z (zombie)"));
+  ProcStatus zombie =
+      parse_status(replaced(without(without(without(old, "Umask:"), "THP_enabled:"), "VmLck:"),
+                            "t (tracing stop)", "Z (zombie)"));
   CHECK(zombie.state == 'Z');
   CHECK_FALSE(zombie.umask);
   CHECK_FALSE(zombie.thp_enabled);
+  CHECK_FALSE(zombie.locked_kib);
   CHECK(
       parse_status(replaced(status_6_18, "Groups:\t4 24 1000 \n", "Groups:\t \n")).groups.empty());
   CHECK(parse_status(status_6_18 + "Quux:\t7\n").seccomp == 2);

@@ -45,14 +45,6 @@ bool same_area(const MappedArea& a, const MappedArea& b, bool copy) {
                   a.flags.has("um") == b.flags.has("um") && a.flags.has("uw") == b.flags.has("uw"));
 }
 
-// Locked memory is locked no more in a copy.
-bool has_locked_memory(const FrozenTask& task) {
-  std::string status = kernel::read_file_at(task.proc.get(), "status");
-  for (std::string_view line : text::split(status, '\n'))
-    if (line.starts_with("VmLck:")) return text::words(line).at(1) != "0";
-  return true;
-}
-
 }  // namespace
 
 AreasChanged::AreasChanged(pid_t pid, uint64_t address)
@@ -79,10 +71,10 @@ void AreaReader::foresee(const DumpPlan& plan) {
 
 std::vector<MappedArea> AreaReader::read(const FrozenTask& task) {
   auto found = foreseen_.find(task.pid);
-  if (found == foreseen_.end() ||
+  // Locked memory is locked no more in a copy, which therefore can't tell of it.
+  if (found == foreseen_.end() || task.status.locked_kib != 0 ||
       !same_layout(kernel::parse_maps(kernel::read_file_at(task.proc.get(), "maps")),
-                   found->second) ||
-      has_locked_memory(task))
+                   found->second))
     return read_smaps(task.proc.get());
   return believed_[task.pid] = std::move(found->second);
 }

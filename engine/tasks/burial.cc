@@ -19,15 +19,6 @@ namespace stasis::engine {
 
 namespace {
 
-std::optional<kernel::ProcStat> stat_of(pid_t pid) {
-  try {
-    return kernel::parse_stat(kernel::read_file(fmt::format("/proc/{}/stat", pid)));
-  } catch (const Error& error) {
-    if (error.code() == ENOENT || error.code() == ESRCH) return std::nullopt;
-    throw;
-  }
-}
-
 void wait_for(int fd, int seconds) {
   pollfd end{fd, POLLIN, 0};
   timespec limit{seconds, 0};
@@ -105,7 +96,7 @@ std::vector<pid_t> strangers_of(const Original& original) {
     for (pid_t child : kernel::parse_children(
              kernel::read_file_at(original.proc.get(), fmt::format("task/{}/children", tid)))) {
       if (original.known.contains(child)) continue;
-      auto stat = stat_of(child);
+      auto stat = kernel::find_stat(child);
       if (stat && stat->exit_signal == 0) found.push_back(child);
     }
   return found;
@@ -118,12 +109,12 @@ void bury(pid_t child) {
   UniqueFd end(static_cast<int>(kernel::must(pidfd, "look at", fmt::format("process {}", child))));
   wait_for(end.get(), patience);
   kernel::call(SYS_wait4, child, nullptr, WNOHANG | __WALL, nullptr);  // its tracer, if we are
-  auto stat = stat_of(child);
+  auto stat = kernel::find_stat(child);
   if (!stat || stat->state != 'Z' || stat->exit_code != SIGKILL) return;
   try {
     reap_in(stat->ppid, child);
   } catch (const Error&) {
-    if (stat_of(stat->ppid)) throw;
+    if (kernel::find_stat(stat->ppid)) throw;
   }
 }
 
