@@ -110,8 +110,8 @@ std::string path_of(const Family& family, const char* target, const char* name) 
   return fmt::format("net/{}/conf/{}/{}", family.folder, target, name);
 }
 
-std::vector<UniqueFd> open_all(const Family& family, const char* target) {
-  std::vector<UniqueFd> files(family.names.size());
+Sysctls::Files open_all(const Family& family, const char* target) {
+  Sysctls::Files files(family.names.size());
   const std::string folder = fmt::format("/proc/sys/net/{}/conf/{}", family.folder, target);
   long fd = kernel::call(SYS_openat, AT_FDCWD, folder.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC);
   if (fd == -ENOENT) return files;
@@ -119,20 +119,19 @@ std::vector<UniqueFd> open_all(const Family& family, const char* target) {
   for (size_t i = 0; i < files.size(); ++i) {
     const char* name = family.names[i];
     fd = kernel::call(SYS_openat, directory.get(), name, O_RDONLY | O_CLOEXEC);
+    files[i].path = folder + "/" + name;
     if (fd != -ENOENT)  // this kernel may not have it
-      files[i].reset(static_cast<int>(kernel::must(fd, "open", folder + "/" + name)));
+      files[i].fd.reset(static_cast<int>(kernel::must(fd, "open", files[i].path)));
   }
   return files;
 }
 
-void read(const Family& family, const char* target, const std::vector<UniqueFd>& files,
-          Entries* entries) {
+void read(const Family& family, const Sysctls::Files& files, Entries* entries) {
   for (size_t i = 0; i < files.size(); ++i) {
-    const char* name = family.names[i];
     image::SysctlEntry& entry = *entries->Add();
-    entry.set_type(name == text_value ? image::CTL_STR : image::CTL_32);
-    if (!files[i].valid()) continue;
-    auto value = sysctl::value_of(files[i].get(), path_of(family, target, name));
+    entry.set_type(family.names[i] == text_value ? image::CTL_STR : image::CTL_32);
+    if (!files[i].fd.valid()) continue;
+    auto value = sysctl::value_of(files[i].fd.get(), files[i].path);
     if (!value) continue;
     if (entry.type() == image::CTL_STR)
       entry.set_sarg(*value);
@@ -183,15 +182,15 @@ Sysctls::Sysctls()
       loopback6_(open_all(ipv6, "lo")) {}
 
 void Sysctls::read(image::NetnsEntry& settings) const {
-  net::read(ipv4, "default", default4_, settings.mutable_def_conf4());
-  net::read(ipv4, "all", all4_, settings.mutable_all_conf4());
-  net::read(ipv6, "default", default6_, settings.mutable_def_conf6());
-  net::read(ipv6, "all", all6_, settings.mutable_all_conf6());
+  net::read(ipv4, default4_, settings.mutable_def_conf4());
+  net::read(ipv4, all4_, settings.mutable_all_conf4());
+  net::read(ipv6, default6_, settings.mutable_def_conf6());
+  net::read(ipv6, all6_, settings.mutable_all_conf6());
 }
 
 void Sysctls::read(image::NetDeviceEntry& loopback) const {
-  net::read(ipv4, "lo", loopback4_, loopback.mutable_conf4());
-  net::read(ipv6, "lo", loopback6_, loopback.mutable_conf6());
+  net::read(ipv4, loopback4_, loopback.mutable_conf4());
+  net::read(ipv6, loopback6_, loopback.mutable_conf6());
 }
 
 void restore_sysctls(const image::NetnsEntry& settings) {

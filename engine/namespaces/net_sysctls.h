@@ -1,6 +1,7 @@
 // The sysctls of a network namespace and its loopback. The calling thread is in it.
 #pragma once
 
+#include <string>
 #include <vector>
 
 #include "base/unique_fd.h"
@@ -12,14 +13,18 @@ namespace stasis::engine::net {
 // opened before the tasks are frozen, read while they are.
 class Sysctls {
  public:
+  struct File {
+    std::string path;
+    UniqueFd fd;  // invalid: the kernel has none
+  };
+  using Files = std::vector<File>;  // in the format's order
+
   Sysctls();
 
   void read(image::NetnsEntry& settings) const;  // of "all" and "default"
   void read(image::NetDeviceEntry& loopback) const;
 
  private:
-  // In the format's order; invalid: the kernel has none.
-  using Files = std::vector<UniqueFd>;
   Files all4_, default4_, loopback4_, all6_, default6_, loopback6_;
 };
 
