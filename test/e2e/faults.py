@@ -49,31 +49,38 @@ def exe(pid):
         return ""
 
 
+def fail_dumps(c, how, wanted, dump, look=lambda: None):
+    """`dump(image, env, ok)` leaves the container running, each time with another fault; whatever
+    comes of it the container is unharmed, as `look` may find too."""
+    count = count_calls(c, lambda e: dump(c.dir / "image-counted", e, True))
+    c.ask()
+    failed, points = 0, spread(count, wanted)
+    for n in points:
+        image = c.dir / "image-faulty"
+        shutil.rmtree(image, ignore_errors=True)
+        try:
+            dump(image, {how: str(n)}, None)
+            valid = (image / "inventory.img").exists()
+            failed += not valid
+            no_engine_left(c.env)
+            expect(c.state()["status"] == "running", f"the container is {c.state()['status']}")
+            look()
+            c.ask(10)
+            if how == FAIL and not valid:
+                left = [p.name for p in image.glob("*.img")] if image.exists() else []
+                expect(not left, f"half an image is left: {left}")
+        except Failure as failure:
+            raise Failure(f"{how}={n} of {count}, {' '.join((c.program, *c.args))}: {failure}") from None
+    expect(failed > len(points) // 4, f"only {failed} of the dumps failed: is anything injected?")
+
+
 def sweep_dump(env, program, how, wanted, kind=Container):
     env = engine(env)
     with kind(env, *program.split(), hooks=False) as c:
         c.start()
         before = c.observe()
-        image = c.dir / "image-counted"
-        count = count_calls(c, lambda e: c.checkpoint("--leave-running", image=image, env=e))
-        c.ask()
-        failed, points = 0, spread(count, wanted)
-        for n in points:
-            image = c.dir / "image-faulty"
-            shutil.rmtree(image, ignore_errors=True)
-            try:
-                c.checkpoint("--leave-running", image=image, ok=None, env={how: str(n)})
-                valid = (image / "inventory.img").exists()
-                failed += not valid
-                no_engine_left(env)
-                expect(c.state()["status"] == "running", f"the container is {c.state()['status']}")
-                c.ask(10)
-                if how == FAIL and not valid:
-                    left = [p.name for p in image.glob("*.img")] if image.exists() else []
-                    expect(not left, f"half an image is left: {left}")
-            except Failure as failure:
-                raise Failure(f"{how}={n} of {count}, {program}: {failure}") from None
-        expect(failed > len(points) // 4, f"only {failed} of the dumps failed: is anything injected?")
+        fail_dumps(c, how, wanted, lambda image, e, ok:
+                   c.checkpoint("--leave-running", image=image, ok=ok, env=e))
         c.same_as(before)
         # And after all that it can still be checkpointed and restored.
         image = c.checkpoint()

@@ -2,10 +2,9 @@
 import json
 import os
 import pathlib
-import shutil
 
-from faults import FAIL, KILL, count_calls, engine, no_engine_left, spread
-from harness import Container, Failure, expect, run, scenario, wait_for
+from faults import FAIL, KILL, engine, fail_dumps
+from harness import Container, expect, run, scenario, wait_for
 
 
 def snapshot(c, image, how, env=None, ok=True):
@@ -47,9 +46,7 @@ def there_and_back(env, *args, processes):
             c.ask()
         for turn in (0, 1):  # twice from each: it has run since
             for _ in range(2):
-                c.delete()
-                wait_for("the container's end", lambda: not c.leavings())
-                c.restore(c.dir / f"image-{turn}", door="stasis").ask()
+                c.goes_back_to(c.dir / f"image-{turn}")
         c.comes_back(c.observe())
 
 
@@ -84,9 +81,7 @@ def fork_snapshot_advice(env):
         c.ask()
         expect(changed, "nothing changed meanwhile: is anything foreseen?")
         for image in images[:4] + changed[:4]:
-            c.delete()
-            wait_for("the container's end", lambda: not c.leavings())
-            c.restore(image, door="stasis").ask()
+            c.goes_back_to(image)
 
 
 @scenario
@@ -100,9 +95,7 @@ def fork_snapshot_drop_in(env):
         expect("of 1 processes, written from copies" in log, log[-2000:])
         no_strays(c, 1)
         c.ask()
-        c.delete()
-        wait_for("the container's end", lambda: not c.leavings())
-        c.restore(image).ask()
+        c.goes_back_to(image, door="runc")
 
 
 @scenario
@@ -130,26 +123,11 @@ def sweep(env, how, wanted):
     env = engine(env)
     with Container(env, "moment", "8", hooks=False) as c:
         c.start()
-        count = count_calls(c, lambda e: snapshot(c, c.dir / "counted", "fork", e))
-        failed, points = 0, spread(count, wanted)
-        for n in points:
-            image = c.dir / "image-faulty"
-            shutil.rmtree(image, ignore_errors=True)
-            try:
-                snapshot(c, image, "fork", {how: str(n)}, ok=None)
-                valid = (image / "inventory.img").exists()
-                failed += not valid
-                no_engine_left(env)
-                no_strays(c, 1)
-                c.ask(10)
-            except Failure as failure:
-                raise Failure(f"{how}={n} of {count}: {failure}") from None
-        expect(failed > len(points) // 4, f"only {failed} of the dumps failed: is anything injected?")
+        fail_dumps(c, how, wanted, lambda image, e, ok: snapshot(c, image, "fork", e, ok),
+                   look=lambda: no_strays(c, 1))
         image = c.dir / "image-last"
         expect(snapshot(c, image, "fork")["snapshot"] == "fork", "it can't be copied any more")
-        c.delete()
-        wait_for("the container's end", lambda: not c.leavings())
-        c.restore(image).ask()
+        c.goes_back_to(image, door="runc")
 
 
 for _how, _word in ((FAIL, "fail"), (KILL, "kill")):

@@ -118,7 +118,7 @@ class Container:
         self.name = f"{PREFIX}{program or 'demo'}-{os.getpid()}-{time.monotonic_ns() % 1000000}"
         self.dir = env.work / self.name
         self.bundle, self.data = self.dir / "bundle", self.dir / "bundle/data"
-        self.program, self.words = program, 0
+        self.program, self.args, self.words = program, args, 0
         self.images = 0
         bundle.lay_out(self.bundle, env.stasis if hooks and env.stasis else None,
                        env.programs / program if program else None, args, change)
@@ -197,6 +197,12 @@ class Container:
             self.restore(image, door=door).same_as(before, ignore)
             self.ask()
         return self
+
+    def goes_back_to(self, image, door="stasis"):
+        """It is killed, and comes back as it was at that checkpoint."""
+        self.delete()
+        wait_for("the container's end", lambda: not self.leavings())
+        return self.restore(image, door=door).ask()
 
     def goes_through_all(self, look=None):
         """Two checkpoints that it goes on after, two that it comes back from; `look` before and after

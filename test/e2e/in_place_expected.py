@@ -8,7 +8,7 @@ import subprocess
 
 from harness import Container, expect, run, scenario, wait_for
 from in_place import checkpointed, from_checkpoint, no_watcher, restore_log, start, watchers
-from in_place_faults import refusal
+from in_place_faults import refusal, refused
 
 
 @scenario
@@ -170,11 +170,7 @@ def in_place_changes_under_it(env):
             else:
                 change()
                 said = refusal(c, how, "--bundle", c.bundle, c.name)
-            for text in texts:
-                expect(text in said, f"expected \"{text}\": {said}")
-            run("runc", "delete", "-f", c.name, ok=None)
-            no_watcher(c)
-            c.gone()
+            refused(c, said, *texts)
             mend()
 
         def without_pages():

@@ -18,6 +18,15 @@ def refusal(c, *args):
         return out.read()
 
 
+def refused(c, said, *texts):
+    """It told why, and nothing is left."""
+    for text in texts:
+        expect(text in said, f"expected \"{text}\", runc says: {said}")
+    c.delete()
+    no_watcher(c)
+    c.gone()
+
+
 @scenario
 def in_place_refused(env):
     """What doesn't fit is told by the create that it makes fail, and nothing is left."""
@@ -26,11 +35,7 @@ def in_place_refused(env):
     with c:
         def fails(image, text, change=lambda config: None):
             from_checkpoint(c, image, change)
-            said = refusal(c, "create", "--bundle", c.bundle, c.name)
-            expect(text in said, f"expected \"{text}\", runc says: {said}")
-            run("runc", "delete", "-f", c.name, ok=None)
-            no_watcher(c)
-            c.gone()
+            refused(c, refusal(c, "create", "--bundle", c.bundle, c.name), text)
         fails(c.dir / "nowhere", "nowhere")
         fails("../image-1", "Invalid cross-device link")
         fails("nameless", "there is none of that name")
@@ -89,12 +94,7 @@ def in_place_fails_at_start(env):
         whole = program.read_bytes()
 
         def fails(*texts):
-            said = refusal(c, "run", "--bundle", c.bundle, c.name)
-            for text in texts:
-                expect(text in said, f"expected \"{text}\", runc says: {said}")
-            run("runc", "delete", "-f", c.name, ok=None)
-            no_watcher(c)
-            c.gone()
+            refused(c, refusal(c, "run", "--bundle", c.bundle, c.name), *texts)
         program.write_bytes(whole + b"more")
         fails("stasis: cannot restore file /files: its size is", "bring back the file")
         program.write_bytes(whole)
