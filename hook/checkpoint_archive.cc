@@ -24,7 +24,7 @@ constexpr std::string_view images = "checkpoint/";
 
 // Of what is free, a tenth stays so.
 uint64_t room_in(int directory) {
-  struct statfs fs {};
+  struct statfs fs{};
   kernel::must(kernel::call(SYS_fstatfs, directory, &fs), "look at", unpacked_dir);
   return static_cast<uint64_t>(fs.f_bavail) * static_cast<uint64_t>(fs.f_bsize) / 10 * 9;
 }

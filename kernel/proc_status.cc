@@ -54,25 +54,25 @@ struct Field {
 };
 
 template <typename Int>
-Field decimal(Int ProcStatus::*member, bool required = true) {
+Field decimal(Int ProcStatus::* member, bool required = true) {
   return {required, [member](ProcStatus& s, std::string_view name, std::string_view value) {
             s.*member = proc_number<Int>(file, name, value);
           }};
 }
 
-Field mask(uint64_t ProcStatus::*member) {
+Field mask(uint64_t ProcStatus::* member) {
   return {true, [member](ProcStatus& s, std::string_view name, std::string_view value) {
             s.*member = proc_number<uint64_t>(file, name, value, 16);
           }};
 }
 
-Field pids(std::vector<pid_t> ProcStatus::*member) {
+Field pids(std::vector<pid_t> ProcStatus::* member) {
   return {false, [member](ProcStatus& s, std::string_view name, std::string_view value) {
             s.*member = numbers<pid_t>(name, value);
           }};
 }
 
-Field flag(bool ProcStatus::*member, bool required) {
+Field flag(bool ProcStatus::* member, bool required) {
   return {required, [member](ProcStatus& s, std::string_view name, std::string_view value) {
             s.*member = yes_or_no(name, value);
           }};

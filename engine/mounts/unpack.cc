@@ -106,7 +106,7 @@ void Unpacker::apply(const Attributes& to_set, int parent, const std::string& na
       "/proc/self/fd/" + std::to_string(parent) + "/" + (name.empty() ? "." : name);
   kernel::must(kernel::call(SYS_fchownat, parent, path, to_set.uid, to_set.gid, flags),
                "set the owner of", name_ + " (" + name + ")");
-  struct stat now {};
+  struct stat now{};
   kernel::must(kernel::call(SYS_newfstatat, parent, path, &now, flags), "stat", name);
   if (!S_ISLNK(now.st_mode))
     kernel::must(name.empty() ? kernel::call(SYS_fchmod, parent, to_set.mode)
