@@ -51,7 +51,7 @@ uint64_t namespace_inode(pid_t pid, const std::string& kind) {
 
 void look_into(Container& container) {
   container.config = oci::read_config(container.bundle);
-  auto created = hook::load_record(hook::default_state_dir, container.id);
+  auto created = hook::load_record(hook::default_state_dir, container.id, container.init);
   mountmap::PolicySubject subject{container.id, &*container.config};
   mountmap::PolicyView view{container.policy, subject};
   container.map = mountmap::map_process(container.init, &*container.config,

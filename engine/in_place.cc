@@ -26,6 +26,7 @@
 #include "engine/tasks/controlling_terminal.h"
 #include "engine/tasks/foothold.h"
 #include "engine/tasks/pid_chooser.h"
+#include "engine/tasks/needed_calls.h"
 #include "engine/tasks/processor.h"
 #include "engine/tasks/revive.h"
 #include "engine/tasks/seccomp.h"
@@ -235,6 +236,7 @@ void stop_after_exec(Tracee& init) {
 
 void check_in_place(image::Checkpoint& checkpoint) {
   LiveTree::check(checkpoint);
+  needed_calls::check(checkpoint);
   fit_vdso(checkpoint, Revival::taken_addresses(checkpoint));
   if (std::string lacks = processor::missing(checkpoint); !lacks.empty())
     throw Error("restore", "the container in place")

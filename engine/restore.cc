@@ -18,6 +18,7 @@
 #include "engine/plan.h"
 #include "engine/stopwatch.h"
 #include "engine/tasks/controlling_terminal.h"
+#include "engine/tasks/needed_calls.h"
 #include "engine/tasks/processor.h"
 #include "engine/tasks/revive.h"
 #include "engine/tasks/root_task.h"
@@ -77,6 +78,7 @@ RestoreResult restore(const RestorePlan& plan, int image_dir, Observer& observer
   Stopwatch watch;
   image::Checkpoint checkpoint = image::load(image_dir);
   LiveTree::check(checkpoint);
+  needed_calls::check(checkpoint);
   fit_vdso(checkpoint, Revival::taken_addresses(checkpoint));
   if (std::string lacks = processor::missing(checkpoint); !lacks.empty())
     log.warn("This processor lacks instructions that the checkpoint's had: {}", lacks);

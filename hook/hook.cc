@@ -62,6 +62,8 @@ mountmap::Policy machine_policy(Log& log) {
   }
 }
 
+RecordedContainer recorded(const oci::State& state) { return {state.id, state.bundle, state.pid}; }
+
 // createRuntime and prestart run when the mounts stand below the rootfs but
 // before the container's init pivots there. In a restore (and with runtimes
 // that mount later) there is nothing yet: config.json tells the sources.
@@ -82,13 +84,17 @@ oci::Config before_start(const oci::State& state, Log& log, std::string_view sta
     if (row.kind == mountmap::MountClass::external && !row.root.known())
       row.root = mountmap::identify(row.source).value_or(mountmap::FileIdentity{});
   tell(map, log);
-  save_record(state_dir, state.id, state.bundle, map);
+  if (RecordedContainer container = recorded(state); is_of_another(state_dir, container))
+    log.warn("another container {} runs, under another runtime or root of one: this one's {}",
+             state.id, "mounts aren't recorded");
+  else
+    save_record(state_dir, container, map);
   return config;
 }
 
 void try_to_forget(const oci::State& state, Log& log, std::string_view state_dir) {
   try {
-    remove_record(state_dir, state.id);
+    if (!is_of_another(state_dir, recorded(state))) remove_record(state_dir, state.id);
   } catch (const Error& error) {
     log.warn("{}", error.what());
   }
@@ -140,18 +146,24 @@ void after_start(const oci::State& state, Log& log, std::string_view state_dir) 
   if (state.status == "running" && (config.annotations.contains(restore_annotation) ||
                                     config.annotations.contains(snapshot_annotation)))
     await(state, state_dir);
-  auto created = load_record(state_dir, state.id);
+  auto created = load_record(state_dir, state.id, state.pid);
   mountmap::Policy policy = machine_policy(log);
   mountmap::PolicySubject subject{state.id, &config};
   mountmap::PolicyView view{policy, subject};
   try {
     auto map = mountmap::map_process(state.pid, &config, created ? &*created : nullptr, "/", &view);
     if (created) keep_identities(map, *created);
-    save_record(state_dir, state.id, state.bundle, map);
+    if (!is_of_another(state_dir, recorded(state))) save_record(state_dir, recorded(state), map);
   } catch (const Error&) {
     if (!ended(state.pid)) throw;
     log.info("{} has ended already", state.id);  // the record of its creation stays
   }
+}
+
+void after_stop(const oci::State& state, std::string_view state_dir) {
+  if (is_of_another(state_dir, recorded(state))) return;
+  remove_unpacked(state.id);
+  remove_record(state_dir, state.id);
 }
 
 }  // namespace
@@ -164,8 +176,7 @@ void run(std::string_view phase, int stdin_fd, Log& log, const TakeSnapshot& tak
         .hint("one of prestart, createRuntime, createContainer, poststart, poststop");
   oci::State state = read_state(stdin_fd);
   if (phase == "poststop") {
-    remove_unpacked(state.id);
-    remove_record(state_dir, state.id);
+    after_stop(state, state_dir);
   } else if (phase == "createContainer") {
     // Runs inside the container's namespaces, where neither the host's mounts
     // nor its processes are to be seen rightly: only the bundle is checked.

@@ -1,7 +1,9 @@
 #include "hook/hook.h"
 
 #include <fcntl.h>
+#include <signal.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <catch2/catch.hpp>
@@ -35,6 +37,7 @@ struct Bench {
     return R"({"id":"web","status":"creating","pid":)" + std::to_string(pid) + R"(,"bundle":")" +
            (path / bundle).string() + "\"}";
   }
+  auto sources(pid_t init) const { return hook::load_record((path / "run").string(), "web", init); }
   fs::path record() const { return path / "run/web/mountmap.json"; }
 
   // The error, or nothing.
@@ -66,24 +69,56 @@ TEST_CASE("a record comes, is kept for root alone, is renewed and goes") {
   CHECK(mode(bench.record()) == 0600);
   CHECK(mode(bench.path / "run/web") == 0700);
   CHECK(mode(bench.path / "run") == 0700);
-  auto sources = hook::load_record((bench.path / "run").string(), "web");
+  auto sources = bench.sources(getpid());
   auto now = mountmap::identify(bench.path / "hosts");
   CHECK(sources.value_or(mountmap::SourceRecord{})
             .at("/etc/hosts")
             .same_file(now.value_or(mountmap::FileIdentity{})));
   // What a killed hook leaves goes too.
   std::ofstream(bench.record().string() + ".99") << "half";
-  CHECK(bench.run("poststop", bench.state(0)).empty());
-  CHECK_FALSE(fs::exists(bench.path / "run/web"));
-  CHECK(bench.run("poststop", bench.state(0)).empty());
-  CHECK_FALSE(hook::load_record((bench.path / "run").string(), "web"));
+  for (int time = 0; time < 2; ++time) {
+    CHECK(bench.run("poststop", bench.state(getpid())).empty());
+    CHECK_FALSE(fs::exists(bench.path / "run/web"));
+  }
+  CHECK_FALSE(bench.sources(getpid()));
 }
 
 TEST_CASE("a record of another boot tells nothing") {
   Bench bench;
   CHECK(bench.run("createRuntime", bench.state(getpid())).empty());
   std::ofstream(bench.record()) << R"({"boot_id":"of another","mounts":[]})";
-  CHECK_FALSE(hook::load_record((bench.path / "run").string(), "web"));
+  CHECK_FALSE(bench.sources(getpid()));
+}
+
+TEST_CASE("a container leaves the record of a living one of its name alone") {
+  Bench bench;
+  pid_t other = fork();
+  if (other == 0)
+    for (;;) pause();
+  CHECK(bench.run("createRuntime", bench.state(other)).empty());
+  CHECK(bench.sources(other));
+  for (const char* phase : {"createRuntime", "poststart", "poststop"}) {
+    CHECK(bench.run(phase, bench.state(getpid())).empty());
+    CHECK(bench.sources(other));
+    CHECK_FALSE(bench.sources(getpid()));
+  }
+  CHECK(bench.run("poststop", bench.state(0)).empty());
+  CHECK(bench.sources(other));
+  // Also while nobody has reaped it.
+  kill(other, SIGKILL);
+  siginfo_t end{};
+  waitid(P_PID, static_cast<id_t>(other), &end, WEXITED | WNOWAIT);
+  CHECK_FALSE(bench.sources(other));
+  CHECK(bench.run("createRuntime", bench.state(getpid())).empty());
+  CHECK(bench.sources(getpid()));
+  waitpid(other, nullptr, 0);
+  // What can't be read is nobody's.
+  std::ofstream(bench.record()) << "half";
+  CHECK(bench.run("createRuntime", bench.state(getpid())).empty());
+  CHECK(bench.sources(getpid()));
+  std::ofstream(bench.record()) << "half";
+  CHECK(bench.run("poststop", bench.state(0)).empty());
+  CHECK_FALSE(fs::exists(bench.path / "run/web"));
 }
 
 TEST_CASE("poststart of a container that has ended keeps the record of its creation") {

@@ -10,6 +10,7 @@
 #include "kernel/directories.h"
 #include "kernel/fs.h"
 #include "kernel/proc_misc.h"
+#include "kernel/proc_stat.h"
 #include "mountmap/map_json.h"
 #include "oci/document.h"
 #include "oci/state.h"
@@ -35,10 +36,28 @@ long open_directory(std::string_view state_dir, const std::string& id) {
                       O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 }
 
-nlohmann::json to_json(const mountmap::MountMap& map, const std::string& id,
-                       const std::string& bundle) {
-  nlohmann::json json{
-      {"version", 1}, {"id", id}, {"bundle", bundle}, {"boot_id", kernel::boot_id()}};
+// An id of a process may have been used again since.
+struct Init {
+  pid_t pid = 0;
+  uint64_t start_time = 0;
+  bool operator==(const Init&) const = default;
+};
+
+// Nothing where it has ended.
+std::optional<Init> living(pid_t pid) {
+  if (pid <= 0) return std::nullopt;
+  auto stat = kernel::find_stat(pid);
+  if (!stat || stat->state == 'Z' || stat->state == 'X') return std::nullopt;
+  return Init{pid, stat->start_time};
+}
+
+nlohmann::json to_json(const mountmap::MountMap& map, const RecordedContainer& container) {
+  nlohmann::json json{{"version", 1},
+                      {"id", container.id},
+                      {"bundle", container.bundle},
+                      {"boot_id", kernel::boot_id()}};
+  if (auto init = living(container.init))
+    json["init"] = {{"pid", init->pid}, {"start_time", init->start_time}};
   json["mounts"] = nlohmann::json::array();
   for (const auto& row : map.rows) json["mounts"].push_back(mountmap::to_json(row));
   json["findings"] = nlohmann::json::array();
@@ -46,12 +65,44 @@ nlohmann::json to_json(const mountmap::MountMap& map, const std::string& id,
   return json;
 }
 
+// Nothing where there is none, or none of this boot: inode numbers of tmpfs and
+// the like mean nothing after it.
+std::optional<oci::Document> read_record(std::string_view state_dir, const std::string& id) {
+  long fd = open_directory(state_dir, id);
+  if (fd == -ENOENT) return std::nullopt;
+  UniqueFd directory(static_cast<int>(kernel::must(fd, "open the record of container", id)));
+  fd = kernel::call(SYS_openat, directory.get(), file_name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+  if (fd == -ENOENT) return std::nullopt;
+  UniqueFd file(static_cast<int>(kernel::must(fd, "open the record of container", id)));
+  std::string name = std::string(state_dir) + "/" + id + "/" + file_name;
+  oci::Document document(kernel::read_all(file.get(), name), name);
+  if (document.root().string("boot_id") != kernel::boot_id()) return std::nullopt;
+  return document;
+}
+
+std::optional<Init> recorded_init(const oci::Document& record) {
+  auto init = record.root().find("init");
+  if (!init) return std::nullopt;
+  return Init{static_cast<pid_t>(init->number("pid")), init->number("start_time")};
+}
+
 }  // namespace
 
-void save_record(std::string_view state_dir, const std::string& id, const std::string& bundle,
+bool is_of_another(std::string_view state_dir, const RecordedContainer& container) {
+  try {
+    auto record = read_record(state_dir, container.id);
+    auto init = record ? recorded_init(*record) : std::nullopt;
+    return init && init->pid != container.init && living(init->pid) == init;
+  } catch (const Error&) {
+    return false;  // it can't be read by that one either
+  }
+}
+
+void save_record(std::string_view state_dir, const RecordedContainer& container,
                  const mountmap::MountMap& map) {
+  const std::string& id = container.id;
   oci::check_container_id(id);
-  std::string text = mountmap::dump_json(to_json(map, id, bundle));
+  std::string text = mountmap::dump_json(to_json(map, container));
   UniqueFd top = make_directory(AT_FDCWD, std::string(state_dir));
   UniqueFd directory = make_directory(top.get(), id);
   std::string fresh = std::string(file_name) + "." + std::to_string(getpid());
@@ -65,20 +116,12 @@ void save_record(std::string_view state_dir, const std::string& id, const std::s
   remove.dismiss();
 }
 
-std::optional<mountmap::SourceRecord> load_record(std::string_view state_dir,
-                                                  const std::string& id) {
-  long fd = open_directory(state_dir, id);
-  if (fd == -ENOENT) return std::nullopt;
-  UniqueFd directory(static_cast<int>(kernel::must(fd, "open the record of container", id)));
-  fd = kernel::call(SYS_openat, directory.get(), file_name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
-  if (fd == -ENOENT) return std::nullopt;
-  UniqueFd file(static_cast<int>(kernel::must(fd, "open the record of container", id)));
-  std::string name = std::string(state_dir) + "/" + id + "/" + file_name;
-  oci::Document document(kernel::read_all(file.get(), name), name);
-  // Inode numbers of tmpfs and the like mean nothing after a boot.
-  if (document.root().string("boot_id") != kernel::boot_id()) return std::nullopt;
+std::optional<mountmap::SourceRecord> load_record(std::string_view state_dir, const std::string& id,
+                                                  pid_t init) {
+  auto record = read_record(state_dir, id);
+  if (!record || recorded_init(*record) != living(init)) return std::nullopt;
   mountmap::SourceRecord sources;
-  document.root().at("mounts").each([&](const oci::Node& node) {
+  record->root().at("mounts").each([&](const oci::Node& node) {
     if (auto identity = node.find("identity"))
       sources[node.string("key")] = mountmap::identity_from(*identity);
   });
