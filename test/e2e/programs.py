@@ -91,26 +91,24 @@ public class Busy {
 """
 
 
-@scenario(label="long")
-def java(env):
-    """A JIT at work, threads, garbage collection."""
-    command = [str(needs("java")), "-Xmx96m", "-cp", "/data", "Busy"]
-    needs("javac")
-    settings = "/etc/java-17-openjdk"
-
+@contextlib.contextmanager
+def counting(env, number, command, prepare=lambda c: None, settings=None):
+    """A container whose program writes a growing number to /data/ticks, the next one whenever all of
+    it works; and a look whether it still does."""
     def change(config):
         as_user(network, command, NOBODY)(config)
-        config["mounts"].append({"destination": settings, "type": "bind", "source": settings,
-                                 "options": ["bind", "ro"]})
-    with Network(22) as network, Connected(env, change=change) as c:
+        if settings:
+            config["mounts"].append({"destination": settings, "type": "bind", "source": settings,
+                                     "options": ["bind", "ro"]})
+    with Network(number) as network, Connected(env, change=change) as c:
         make_host_directories(c)
-        (c.bundle / "rootfs" / settings.lstrip("/")).mkdir(parents=True)
-        (c.data / "Busy.java").write_text(JAVA)
-        run("javac", "-d", c.data, c.data / "Busy.java")
+        if settings:
+            (c.bundle / "rootfs" / settings.lstrip("/")).mkdir(parents=True)
+        prepare(c)
         os.chmod(c.data, 0o777)
         c.runc("run", "-d", "--bundle", c.bundle, c.name)
         ticks = c.data / "ticks"
-        wait_for("java", ticks.exists)
+        wait_for(command[0], ticks.exists)
         last = 0
 
         def look():
@@ -119,8 +117,176 @@ def java(env):
             now = int(ticks.read_text())
             expect(now > last, f"it stands at {now}, stood at {last}")
             last = now
+        yield c, look
+
+
+def counts_on(*args):
+    with counting(*args) as (c, look):
         c.goes_through_all(look)
     c.gone()
+
+
+def java_at_work(env):
+    command, javac = needs("java"), needs("javac")
+
+    def prepare(c):
+        (c.data / "Busy.java").write_text(JAVA)
+        run(javac, "-d", c.data, c.data / "Busy.java")
+    return env, 22, [str(command), "-Xmx96m", "-cp", "/data", "Busy"], prepare, "/etc/java-17-openjdk"
+
+
+@scenario(label="long")
+def java(env):
+    """A JIT at work, threads, garbage collection."""
+    counts_on(*java_at_work(env))
+
+
+GO = """
+package main
+
+import (
+	"fmt"
+	"os"
+	"sync/atomic"
+	"time"
+)
+
+func main() {
+	ring := make([]chan int, 200)
+	for i := range ring {
+		ring[i] = make(chan int)
+	}
+	for i := range ring {
+		go func(from, to chan int) {
+			for n := range from {
+				to <- n + 1
+			}
+		}(ring[i], ring[(i+1)%len(ring)])
+	}
+	var timers, work int64
+	for i := 1; i <= 50; i++ {
+		go func(every time.Duration) {
+			for range time.Tick(every) {
+				atomic.AddInt64(&timers, 1)
+			}
+		}(time.Duration(i) * time.Millisecond)
+	}
+	for i := 0; i < 2; i++ {
+		go func() {
+			for kept := [][]byte{}; ; atomic.AddInt64(&work, 1) {
+				kept = append(kept, make([]byte, 10000))
+				if len(kept) > 100 {
+					kept = nil
+				}
+				time.Sleep(time.Millisecond)
+			}
+		}()
+	}
+	ring[0] <- 1
+	for n, seen := 1, int64(0); ; n++ {
+		time.Sleep(5 * time.Millisecond)
+		now := atomic.LoadInt64(&timers) + atomic.LoadInt64(&work)
+		if now == seen {
+			n-- // nothing moved
+		}
+		seen = now
+		os.WriteFile("/data/ticks.new", []byte(fmt.Sprintln(n)), 0666)
+		os.Rename("/data/ticks.new", "/data/ticks")
+	}
+}
+"""
+
+
+@scenario(label="long")
+def go(env):
+    """Goroutines on several threads, timers, a collector: its runtime has signals of its own under way."""
+    compiler = needs("go")
+
+    def prepare(c):
+        (c.data / "busy.go").write_text(GO)
+        run(compiler, "build", "-o", c.data / "busy", c.data / "busy.go",
+            env={**os.environ, "GOCACHE": str(c.dir / "go"), "GOPATH": str(c.dir), "CGO_ENABLED": "0"})
+    counts_on(env, 24, ["/data/busy"], prepare)
+
+
+RUBY = """
+echo = IO.popen(["cat"], "r+")
+queue, count = Queue.new, 0
+4.times { |n| Thread.new { loop { queue << n; sleep 0.001 } } }
+trap("ALRM") { count += 1 }
+(1..).each do |tick|
+  4.times { queue.pop }
+  echo.puts tick
+  raise "the child says otherwise" unless echo.gets.to_i == tick
+  Process.kill("ALRM", Process.pid)
+  (1..1000).map { |n| n.to_s * 3 }.sort
+  File.write("/data/ticks.new", "#{tick}\n")
+  File.rename("/data/ticks.new", "/data/ticks")
+end
+"""
+
+
+@scenario(label="long")
+def ruby(env):
+    """Threads, signals to itself, and a child on both ends of its pipes."""
+    counts_on(env, 25, [str(needs("ruby")), "-e", RUBY])
+
+
+PERL = """
+use strict; use IPC::Open2; use Time::HiRes qw(setitimer ITIMER_REAL sleep);
+my $alarms = 0;
+$SIG{ALRM} = sub { $alarms++ };
+setitimer(ITIMER_REAL, 0.002, 0.002);
+my $child = open2(my $from, my $to, "cat");
+$to->autoflush(1);
+for (my $tick = 1; ; $tick++) {
+  my $before = $alarms;
+  print $to "$tick\n";
+  my $line = <$from>;
+  die "the child says otherwise" if $line != $tick;
+  sleep(0.01) while $alarms == $before;
+  open(my $file, ">", "/data/ticks.new") or die;
+  print $file "$tick\n";
+  close($file);
+  rename("/data/ticks.new", "/data/ticks");
+}
+"""
+
+
+@scenario(label="long")
+def perl(env):
+    """A timer's signals all the time, and a child on both ends of its pipes."""
+    counts_on(env, 26, [str(needs("perl")), "-e", PERL])
+
+
+PYTHON = """
+import os, subprocess, threading, queue, time
+echo = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+work = queue.Queue(100)
+def producer(n):
+    while True:
+        work.put(sum(range(500)) + n)
+        time.sleep(0.001)
+for n in range(4):
+    threading.Thread(target=producer, args=(n,), daemon=True).start()
+tick = 0
+while True:
+    tick += 1
+    for _ in range(4):
+        assert work.get() // 1000 == 124
+    echo.stdin.write(b"%d\\n" % tick)
+    echo.stdin.flush()
+    assert int(echo.stdout.readline()) == tick
+    with open("/data/ticks.new", "w") as file:
+        file.write("%d\\n" % tick)
+    os.rename("/data/ticks.new", "/data/ticks")
+"""
+
+
+@scenario(label="long")
+def python(env):
+    """Threads, and a child on both ends of its pipes."""
+    counts_on(env, 27, [str(needs("python3")), "-c", PYTHON])
 
 
 class Session:

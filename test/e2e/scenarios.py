@@ -21,8 +21,8 @@ def round_trip(env, container, door="runc", ignore=()):
     container.gone()
 
 
-def program_scenario(program, *args, ignore=(), **keywords):
-    @scenario(name=program)
+def program_scenario(program, *args, ignore=(), name=None, label="e2e", seconds=180, **keywords):
+    @scenario(name=name or program, label=label, seconds=seconds)
     def go(env):
         round_trip(env, Container(env, program, *args, **keywords), ignore=ignore)
     return go
@@ -35,6 +35,9 @@ for _program in ("counter", "threads", "memory", "clock", "signals", "tree", "li
 program_scenario("timers", ignore=("/ShdPnd",))  # which go on firing while we look
 program_scenario("confined", change=more_caps)
 program_scenario("handles")
+program_scenario("crowd", "100")
+for _program, _count in (("tree", "300"), ("tree", "1000"), ("crowd", "1000")):
+    program_scenario(_program, _count, name=f"{_program}_{_count}", label="long", seconds=600)
 program_scenario("names", ignore=("/fds/3",))  # which tells the other name then
 
 
@@ -91,6 +94,18 @@ def prefork(env):
             c.ask()
             takes = shared_in_proportion(c)
             expect(takes < took * 1.05, f"it took {took} kB and takes {takes} kB now")
+    c.gone()
+
+
+@scenario(label="long")
+def prefork_100(env):
+    """A hundred workers: the same within a twentieth of what they took."""
+    with Container(env, "prefork", "100", "64") as c:
+        c.start()
+        took = shared_in_proportion(c)
+        c.comes_back(c.observe())
+        takes = shared_in_proportion(c)
+        expect(takes < took * 1.05, f"it took {took} kB and takes {takes} kB now")
     c.gone()
 
 

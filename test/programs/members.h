@@ -32,14 +32,14 @@ inline Member* share_members(int count) {
 }
 
 // The life of a member's process.
-[[noreturn]] inline void live(Member& me) {
+[[noreturn]] inline void live(Member& me, long pause_us = 3000) {
   for (;; me.ticks++) {
     me.pid = getpid();
     me.parent = getppid();
     me.session = getsid(0);
     me.group = getpgrp();
     prctl(PR_GET_NAME, me.name);
-    sleep_us(3000);
+    sleep_us(pause_us);
   }
 }
 
