@@ -362,6 +362,8 @@ void Revival::confine(LiveTask& task) {
     restore_thread_state(*thread.core, batch);
     restore_pending(thread.core->thread_core().signals_p(), task.leader().ns_tid, thread.ns_tid,
                     false, batch);
+    std::vector<SyscallBatch::Slot> scheduling;
+    if (t_.inherited) scheduling = restore_own_scheduling(thread.core->thread_core(), batch);
     confinement_.add(task, thread, batch);
     if (leader) {
       if (has_dead_child(t_.checkpoint, image)) {
@@ -378,7 +380,10 @@ void Revival::confine(LiveTask& task) {
       restore_timers(image.core().timers(), batch);
     }
     t_.trampoline.run(thread.tracee, batch, task.name());
-    restore_scheduling(thread.core->thread_core(), thread.tid, task.name());
+    if (!t_.inherited) restore_scheduling(thread.core->thread_core(), thread.tid, task.name());
+    for (SyscallBatch::Slot call : scheduling)
+      if (long error = batch.result(call); error < 0)
+        t_.log.warn("{}: its scheduling is the new container's: error {}", task.name(), -error);
   }
   // Threads first: the leader unmaps the code that all of them stand on.
   for (auto thread = task.threads.rbegin(); thread != task.threads.rend(); ++thread) {

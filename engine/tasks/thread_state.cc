@@ -113,16 +113,27 @@ void restore_thread_state(const image::CoreEntry& core, SyscallBatch& batch) {
 }
 
 void restore_scheduling(const image::ThreadCoreEntry& thread, pid_t tid, const std::string& name) {
-  if (thread.sched_policy() == SCHED_OTHER || thread.sched_policy() == SCHED_BATCH) {
-    if (thread.sched_nice() != 0)
-      must(call(SYS_setpriority, PRIO_PROCESS, tid, thread.sched_nice()), "set the nice value of",
-           name);
-  }
+  if (thread.sched_policy() == SCHED_OTHER || thread.sched_policy() == SCHED_BATCH)
+    must(call(SYS_setpriority, PRIO_PROCESS, tid, thread.sched_nice()), "set the nice value of",
+         name);
   if (thread.sched_policy() != SCHED_OTHER) {
     sched_param parameters{static_cast<int>(thread.sched_prio())};
     must(call(SYS_sched_setscheduler, tid, thread.sched_policy(), &parameters),
          "set the scheduling policy of", name);
   }
+}
+
+std::vector<SyscallBatch::Slot> restore_own_scheduling(const image::ThreadCoreEntry& thread,
+                                                       SyscallBatch& batch) {
+  std::vector<SyscallBatch::Slot> calls;
+  auto nice = batch.may(SYS_setpriority, PRIO_PROCESS, 0, thread.sched_nice());
+  if (thread.sched_nice() != 0) calls.push_back(nice);  // 0 asks for nothing
+  if (thread.sched_policy() != SCHED_OTHER) {
+    sched_param parameters{static_cast<int>(thread.sched_prio())};
+    calls.push_back(
+        batch.may(SYS_sched_setscheduler, 0, thread.sched_policy(), batch.object(parameters)));
+  }
+  return calls;
 }
 
 void restore_death_signal(const image::ThreadCoreEntry& thread, SyscallBatch& batch) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "core.pb.h"
 #include "engine/remote/syscall_batch.h"
@@ -24,6 +25,9 @@ class ThreadState {
 void restore_thread_state(const image::CoreEntry& core, SyscallBatch& batch);
 // From outside: root in a user namespace may not ask for more of the processor.
 void restore_scheduling(const image::ThreadCoreEntry& thread, pid_t tid, const std::string& name);
+// By the thread itself, with no more rights than it has: the calls may be refused.
+std::vector<SyscallBatch::Slot> restore_own_scheduling(const image::ThreadCoreEntry& thread,
+                                                       SyscallBatch& batch);
 // Behind the credentials, whose change clears it.
 void restore_death_signal(const image::ThreadCoreEntry& thread, SyscallBatch& batch);
 

@@ -67,6 +67,26 @@ def in_place_placeholders(env):
 
 
 @scenario
+def in_place_not_favoured(env):
+    """What the host gave to the dumped container's threads is nothing that the new one's may take."""
+    env.only_stasis()
+    with Container(env, "threads") as c:
+        c.start()
+        tids = [int(tid) for tid in os.listdir(f"/proc/{c.init()}/task")]
+        usual = os.getpriority(os.PRIO_PROCESS, tids[0])
+        for tid, nice in zip(tids, (usual - 5, usual + 3)):
+            os.setpriority(os.PRIO_PROCESS, tid, nice)
+        image = c.checkpoint(door="stasis")
+        from_checkpoint(c, image)
+        start(c)
+        c.ask()
+        found = sorted(os.getpriority(os.PRIO_PROCESS, int(tid)) for tid in os.listdir(f"/proc/{c.init()}/task"))
+        expect(found == [usual] * (len(tids) - 1) + [usual + 3], f"nice values {found}, usually {usual}")
+        expect("its scheduling is the new container's: error 13" in restore_log(c), restore_log(c))
+    c.gone()
+
+
+@scenario
 def in_place_pod(env):
     """The container that holds a pod's namespaces has the pod's annotations, and starts as always."""
     env.only_stasis()

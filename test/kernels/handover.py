@@ -11,8 +11,8 @@ TESTS = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(TESTS / "e2e"))
 from harness import Container, Env, expect  # noqa: E402
 
-OPTIONS = types.SimpleNamespace(stasis="/under-test/stasis", criu=None, asan=None, faults=None, peers=None,
-                                programs="/under-test/programs", keep=True)
+OPTIONS = types.SimpleNamespace(stasis="/under-test/cli/stasis", criu=None, asan=None, faults=None, peers=None,
+                                programs="/under-test/test/programs", keep=True)
 
 
 def dump(directory, programs):

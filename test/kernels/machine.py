@@ -11,7 +11,8 @@ import sys
 TESTS = pathlib.Path(__file__).resolve().parents[1]
 TOOLS = ["/usr/bin/busybox", "/usr/sbin/runc", "/usr/bin/python3.11", "/usr/bin/nsenter", "/bin/ip",
          "/usr/sbin/apparmor_parser", "/bin/bash", "/usr/bin/unshare", "/usr/bin/bindfs",
-         "/sbin/mkfs.ext2", "/sbin/losetup", "/bin/mount", "/bin/umount", "/usr/sbin/iptables-legacy"]
+         "/sbin/mkfs.ext2", "/sbin/losetup", "/bin/mount", "/bin/umount", "/usr/sbin/iptables-legacy",
+         "/usr/bin/strace", "/usr/bin/pkill", "/usr/bin/ldd"]
 PLUGINS = "/usr/lib/x86_64-linux-gnu/xtables"  # of iptables
 # What the kernel and `ip` ask for by themselves must be there, these must be loaded.
 MODULE_PLACES = ("net", "lib", "crypto", "fs/overlayfs", "fs/fuse", "fs/binfmt_misc.ko", "fs/nls",
@@ -92,14 +93,15 @@ def install_criu(root, wrapper):
     (root / "under-test/criu.sh").chmod(0o755)
 
 
-def stage(root, stasis, programs, command):
-    """Fills the initramfs: it runs the shell command `command` and ends."""
+def stage(root, build, names, command):
+    """Fills the initramfs: it runs the shell command `command` and ends. What `names` of the build and
+    the test programs are below /under-test as they are below `build`."""
     for name in ("bin", "etc", "tmp", "usr/bin", "usr/lib", "lib", "lib64", "under-test"):
         (root / name).mkdir(parents=True, exist_ok=True)
     binaries = TOOLS + [str(p) for p in (PYTHON / "lib-dynload").glob("*.so")]
-    if stasis:
-        install(root, stasis, "/under-test/stasis")
-        binaries.append(stasis)
+    for name in names:
+        install(root, build / name, f"/under-test/{name}")
+        binaries.append(build / name)
     for tool in TOOLS:
         install(root, tool, f"/bin/{pathlib.Path(tool).name}")
     (root / "sbin").symlink_to("bin")
@@ -114,7 +116,7 @@ def stage(root, stasis, programs, command):
     shutil.copytree(PYTHON, root / "usr/lib/python3.11", symlinks=True, ignore=shutil.ignore_patterns(
         "__pycache__", "test", "idlelib", "lib2to3", "ensurepip", "config-*", "dist-packages"))
     shutil.copytree(TESTS, root / "tests", ignore=shutil.ignore_patterns("fuzz"))
-    shutil.copytree(programs, root / "under-test/programs",
+    shutil.copytree(build / "test/programs", root / "under-test/test/programs",
                     ignore=shutil.ignore_patterns("CMakeFiles", "*.cmake"))
     for name, text in (("init", INIT), ("second", SECOND.format(command=command, modules=" ".join(MODULES)))):
         (root / name).write_text(text)
