@@ -1,6 +1,7 @@
 // The content of a file system as tar, compressed with gzip: pax headers for
 // times, extended attributes and holes, all of which GNU tar (which CRIU runs)
-// reads or passes over.
+// reads or passes over. Sockets, for which tar has no word, stand in an extended
+// attribute of the root, which comes once more behind them.
 #pragma once
 
 #include <cstdint>
@@ -19,9 +20,12 @@ std::string archive_of(uint32_t device);
 // tables of character sets: better before tasks are frozen.
 void prepare_packing();
 
+// Records "MODE UID GID SECONDS NANOSECONDS PATH", each with a zero byte behind it;
+// the mode octal.
+inline constexpr const char* sockets_attribute = "stasis.sockets";
+
 // Packs everything beneath the directory `root`, which no other mount covers,
-// into `out`. Sockets are left out: whoever restores a socket makes its file.
-// Owners are written as `ids` show them inside; what they don't map belongs to
+// into `out`. Owners are written as `ids` show them inside; what they don't map belongs to
 // nobody there. `name` is for messages.
 void pack(int root, int out, const userns::IdMap& ids, const std::string& name);
 

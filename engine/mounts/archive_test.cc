@@ -133,14 +133,21 @@ TEST_CASE("content is the same after packing and unpacking") {
   Scratch dir;
   auto from = make_tmpfs(), to = make_tmpfs();
   fill(from);
-  auto expected = picture(from);
   sockaddr_un address{AF_UNIX, {}};
   auto socket_path = at(from, "socket");
   std::copy(socket_path.begin(), socket_path.end(), address.sun_path);
   UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM, 0));
   REQUIRE(::bind(socket.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) == 0);
+  REQUIRE(chmod(at(from, "socket").c_str(), 0712) == 0);
+  REQUIRE(chown(at(from, "socket").c_str(), 12, 34) == 0);
   timespec times[2] = {{1, 2}, {1234567890, 123456789}};
+  utimensat(AT_FDCWD, at(from, "socket").c_str(), times, 0);
+  // More than one attribute holds.
+  for (int i = 0; i < 3000; i++)
+    REQUIRE(mknod(at(from, fmt::format("deep/in = {:0100}", i)).c_str(), S_IFSOCK | 0600, 0) == 0);
+  utimensat(AT_FDCWD, at(from, "deep").c_str(), times, 0);
   utimensat(AT_FDCWD, at(from, "").c_str(), times, 0);
+  auto expected = picture(from);
   auto file = temp_file(dir, "content.tar.gz");
   engine::mounts::pack(from.get(), file.get(), {}, "/here");
   lseek(file.get(), 0, SEEK_SET);

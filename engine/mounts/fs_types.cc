@@ -78,6 +78,12 @@ std::vector<MountOption> split_options(std::string_view options) {
     auto word = options.substr(at, end - at);
     at = end + 1;
     if (word.empty()) continue;
+    // The nodes of a tmpfs's memory policy are listed with commas, too.
+    if (!result.empty() && result.back().name == "mpol" && result.back().value &&
+        isdigit(static_cast<unsigned char>(word.front()))) {
+      *result.back().value += "," + std::string(word);
+      continue;
+    }
     auto equals = word.find('=');
     MountOption option{std::string(word.substr(0, equals)), std::nullopt};
     if (equals != std::string_view::npos) {

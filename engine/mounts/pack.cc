@@ -34,13 +34,15 @@ class Packer {
   Packer(int out, const userns::IdMap& ids, std::string name);
   void add_root(int root, bool with_content);
   void add_part(int part, const std::string& path);
-  void finish() { check(archive_write_close(archive_.get()), "end"); }
+  void finish();
 
  private:
   static la_ssize_t write_out(archive*, void* self, const void* bytes, size_t size);
   void check(int result, const std::string& path);
   void add(int dir, const std::string& name, const std::string& path, int depth);
   void add_directory(UniqueFd dir, const std::string& path, int depth);
+  void note_socket(const struct statx& stat, const std::string& path);
+  void add_sockets();
   template <typename Open>  // called where there are bytes to read
   void add_content(Open open, const std::string& path, const struct statx& stat);
   std::vector<std::pair<int64_t, int64_t>> data_ranges(int fd, int64_t size,
@@ -56,6 +58,8 @@ class Packer {
   std::exception_ptr failure_;
   std::vector<char> buffer_ = std::vector<char>(chunk);
   std::set<std::string> plain_dirs_;  // that lead to parts
+  int root_ = -1;                     // borrowed; none where parts are packed
+  std::string sockets_;               // not written yet
   uint32_t device_major_ = 0, device_minor_ = 0;
 };
 
@@ -108,7 +112,36 @@ void Packer::describe(const struct statx& stat, const std::string& path,
     archive_entry_xattr_add_entry(entry, attribute.c_str(), value.data(), value.size());
 }
 
+void Packer::note_socket(const struct statx& stat, const std::string& path) {
+  sockets_ += fmt::format("{:o} {} {} {} {} {}", stat.stx_mode & 07777,
+                          ids_.find_uid_inside(stat.stx_uid).value_or(nobody),
+                          ids_.find_gid_inside(stat.stx_gid).value_or(nobody),
+                          stat.stx_mtime.tv_sec, stat.stx_mtime.tv_nsec, path);
+  sockets_ += '\0';
+  if (sockets_.size() > chunk) add_sockets();  // readers take attributes up to a size only
+}
+
+void Packer::add_sockets() {
+  if (sockets_.empty()) return;
+  auto* entry = archive_entry_clear(entry_.get());
+  if (root_ >= 0) {
+    describe(kernel::stat_fd(root_), "./", "/proc/self/fd/" + std::to_string(root_) + "/.");
+  } else {
+    archive_entry_set_pathname(entry, "./");
+    archive_entry_set_mode(entry, S_IFDIR | 0755);
+  }
+  archive_entry_xattr_add_entry(entry, sockets_attribute, sockets_.data(), sockets_.size());
+  check(archive_write_header(archive_.get(), entry), ".");
+  sockets_.clear();
+}
+
+void Packer::finish() {
+  add_sockets();
+  check(archive_write_close(archive_.get()), "end");
+}
+
 void Packer::add_root(int root, bool with_content) {
+  root_ = root;
   UniqueFd dir = kernel::open_at(root, ".", O_RDONLY | O_DIRECTORY | O_NOATIME);
   auto stat = kernel::stat_fd(dir.get());
   device_major_ = stat.stx_dev_major;
@@ -131,6 +164,7 @@ void Packer::add_part(int part, const std::string& part_path) {
   auto stat = kernel::stat_fd(part);
   device_major_ = stat.stx_dev_major;
   device_minor_ = stat.stx_dev_minor;
+  if (S_ISSOCK(stat.stx_mode)) return note_socket(stat, path);
   std::string proc_path = "/proc/self/fd/" + std::to_string(part);
   describe(stat, path, proc_path);
   if (S_ISREG(stat.stx_mode))
@@ -154,10 +188,10 @@ void Packer::add(int dir, const std::string& name, const std::string& path, int 
                             AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_STATX_DONT_SYNC,
                             STATX_BASIC_STATS, &stat),
                "stat", name_ + " (" + path + ")");
-  if (S_ISSOCK(stat.stx_mode)) return;
   if (stat.stx_dev_major != device_major_ || stat.stx_dev_minor != device_minor_)
     throw Error("pack the content of", name_ + " (" + path + ")")
         .because("another mount covers a part of it");
+  if (S_ISSOCK(stat.stx_mode)) return note_socket(stat, path);
   describe(stat, path, "/proc/self/fd/" + std::to_string(dir) + "/" + name);
   auto* entry = entry_.get();
   bool is_directory = S_ISDIR(stat.stx_mode);

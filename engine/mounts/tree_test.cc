@@ -167,4 +167,8 @@ TEST_CASE("options are split at commas outside of quotes") {
   CHECK((options[1].name == "ro" && !options[1].value));
   CHECK((options[2].name == "context" && options[2].value == "u:r:t:s0:c1,c2"));
   CHECK((options[3].name == "x" && options[3].value == ""));
+  options = split_options("mpol=bind:0-1,3,size=1m,5=6,mpol");
+  REQUIRE(options.size() == 4);
+  CHECK((options[0].name == "mpol" && options[0].value == "bind:0-1,3"));
+  CHECK((options[2].name == "5" && options[3].name == "mpol"));
 }

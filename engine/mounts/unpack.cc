@@ -1,5 +1,6 @@
 #include <sys/syscall.h>
 
+#include <string_view>
 #include <vector>
 
 #include "base/text.h"
@@ -37,18 +38,22 @@ class Unpacker {
   void run();
 
  private:
+  void count();
   std::string clean(const char* raw);
   int parent_of(const std::string& path, std::string& name);
   void add(archive_entry* entry);
   void add_link(const std::string& target, int parent, const std::string& name);
   void add_directory(int parent, const std::string& name, const std::string& path);
   void add_file(archive_entry* entry, int parent, const std::string& name, const std::string& path);
+  void add_sockets(archive_entry* root);
+  void add_socket(std::string_view record);
   static Attributes attributes(archive_entry* entry);
   void apply(const Attributes& to_set, int parent, const std::string& name);
 
   int root_;
   std::string name_;
   ArchiveReader archive_;
+  uint64_t count_ = 0;
   std::string parent_path_;  // of the directory last used
   UniqueFd parent_;
   std::vector<std::pair<std::string, Attributes>> directories_;
@@ -144,9 +149,39 @@ void Unpacker::add_file(archive_entry* entry, int parent, const std::string& nam
   archive_.copy_content(file.get(), name_ + " (" + path + ")");
 }
 
+void Unpacker::add_sockets(archive_entry* root) {
+  const char* name = nullptr;
+  const void* value = nullptr;
+  size_t size = 0;
+  archive_entry_xattr_reset(root);
+  while (archive_entry_xattr_next(root, &name, &value, &size) == ARCHIVE_OK) {
+    if (name != std::string_view(sockets_attribute)) continue;
+    std::string_view records(static_cast<const char*>(value), size);
+    while (!records.empty()) add_socket(text::next(records, '\0'));
+  }
+}
+
+void Unpacker::add_socket(std::string_view record) {
+  count();
+  auto mode = text::to_int<mode_t>(text::next(record, ' '), 8);
+  auto uid = text::to_int<uid_t>(text::next(record, ' '));
+  auto gid = text::to_int<gid_t>(text::next(record, ' '));
+  auto seconds = text::to_int<time_t>(text::next(record, ' '));
+  auto nanoseconds = text::to_int<long>(text::next(record, ' '));
+  std::string path = clean(std::string(record).c_str());
+  if (!mode || *mode > 07777 || !uid || !gid || !seconds || !nanoseconds || path.empty())
+    archive_.fail(path, "a socket isn't described as it should be");
+  std::string name;
+  int parent = parent_of(path, name);
+  kernel::must(kernel::call(SYS_mknodat, parent, name.c_str(), S_IFSOCK | 0600, 0),
+               "create the socket", name_ + " (" + path + ")");
+  apply({*mode, *uid, *gid, {{0, UTIME_OMIT}, {*seconds, *nanoseconds}}, {}}, parent, name);
+}
+
 void Unpacker::add(archive_entry* entry) {
   std::string path = clean(archive_entry_pathname(entry));
   if (path.empty()) {
+    add_sockets(entry);
     directories_.emplace_back(path, attributes(entry));
     return;
   }
@@ -183,10 +218,13 @@ void Unpacker::add(archive_entry* entry) {
   apply(attributes(entry), parent, name);
 }
 
+void Unpacker::count() {
+  if (count_++ == most_entries) archive_.fail("", "it has too many entries");
+}
+
 void Unpacker::run() {
-  uint64_t count = 0;
   while (archive_entry* entry = archive_.next()) {
-    if (count++ == most_entries) archive_.fail("", "it has too many entries");
+    count();
     add(entry);
   }
   // Their times and modes would not survive what is created in them.

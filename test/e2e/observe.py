@@ -199,11 +199,14 @@ def describe(path):
     if stat.S_ISREG(s.st_mode):
         digest = hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()[:16]
         text += f" {s.st_size} bytes {digest} modified {s.st_mtime_ns}"
+        if s.st_blocks * 512 < s.st_size:
+            text += f" in {s.st_blocks} blocks"
     elif stat.S_ISLNK(s.st_mode):
         text += f" -> {os.readlink(path)}"
     elif stat.S_ISCHR(s.st_mode) or stat.S_ISBLK(s.st_mode):
         text += f" device {os.major(s.st_rdev)}:{os.minor(s.st_rdev)}"
-    attributes = sorted(os.listxattr(path, follow_symlinks=False))
+    attributes = {name: os.getxattr(path, name, follow_symlinks=False)
+                  for name in sorted(os.listxattr(path, follow_symlinks=False))}
     return text + (f" {attributes}" if attributes else "")
 
 

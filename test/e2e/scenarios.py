@@ -1,6 +1,10 @@
 """The scenarios: what a container goes through, and what must be true of it afterwards."""
+import json
 import os
 import pathlib
+import socket
+import stat
+import struct
 
 import observe
 from harness import Container, Skip, expect, run, scenario, wait_for
@@ -331,6 +335,49 @@ def inherited_pipe(env):
         expect(os.read(reader, 5) == b"tick\n", "nothing on the new stdout")
         expect(os.read(reader, 5) == b"tick\n", "nothing more on the new stdout")
     os.close(reader)
+
+
+@scenario
+def tmpfs_of_all_kinds(env):
+    """What a tmpfs can hold and how it can be mounted; nobody has the socket."""
+    env.only_stasis()
+    options = ["size=40m", "nr_inodes=500", "mode=1750", "uid=5", "gid=6", "inode64", "huge=within_size",
+               "mpol=prefer=static:0"]
+
+    def change(config):
+        config["mounts"].append({"destination": "/tmp/all", "type": "tmpfs", "source": "all",
+                                 "options": ["nosuid", "noexec", *options]})
+    with Container(env, "threads", change=change) as c:
+        c.start()
+        top = pathlib.Path(f"/proc/{c.init()}/root/tmp/all")
+        (top / "deep/er").mkdir(parents=True, mode=0o2750)
+        with open(top / "holes", "wb") as file:
+            file.write(b"begin")
+            file.seek(30 << 20)
+            file.write(b"end")
+        os.link(top / "holes", top / "deep/linked")
+        os.symlink("../holes", top / "deep/link")
+        os.mkfifo(top / "fifo", 0o640)
+        os.mknod(top / "zero", stat.S_IFCHR | 0o622, os.makedev(1, 5))
+        with socket.socket(socket.AF_UNIX) as left:
+            left.bind(f"/proc/{c.init()}/root/tmp/all/deep/socket")
+        os.chown(top / "deep/socket", 12, 34)
+        os.chmod(top / "deep/socket", 0o712)
+        (top / "setuid").write_text("text")
+        os.chown(top / "setuid", 1000, 1000)
+        os.chmod(top / "setuid", 0o6755)
+        os.setxattr(top / "setuid", "trusted.mine", b"a\0b")
+        acl = b"\2\0\0\0" + b"".join(struct.pack("<HHI", *entry) for entry in (
+            (1, 7, 2**32 - 1), (2, 6, 1234), (4, 5, 2**32 - 1), (16, 7, 2**32 - 1), (32, 0, 2**32 - 1)))
+        os.setxattr(top / "deep", "system.posix_acl_access", acl)
+        os.setxattr(top / "deep", "system.posix_acl_default", acl)
+        before = c.observe()
+        shown = json.dumps(before)
+        for what in ("inode64", "nr_inodes=500", "mpol=prefer=static:0", "srwx--x-w- 12:34", "in 16 blocks",
+                     "posix_acl_default"):
+            expect(what in shown, f"no {what} to be seen: {shown}")
+        c.comes_back(before, times=2)
+    c.gone()
 
 
 @scenario
