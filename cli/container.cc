@@ -10,7 +10,6 @@
 #include "hook/record.h"
 #include "kernel/fs.h"
 #include "kernel/proc_misc.h"
-#include "kernel/proc_stat.h"
 
 namespace stasis::cli {
 
@@ -18,28 +17,19 @@ namespace {
 
 std::string proc(pid_t pid, std::string_view name) { return fmt::format("/proc/{}/{}", pid, name); }
 
-// The pid may have been used again since runc wrote it down.
-bool alive(const oci::RuncState& state) {
-  if (state.init_pid <= 0) return false;
-  try {
-    auto stat = kernel::parse_stat(kernel::read_file(proc(state.init_pid, "stat")));
-    return stat.start_time == state.init_start && stat.state != 'Z' && stat.state != 'X';
-  } catch (const Error&) {
-    return false;
-  }
-}
-
 bool same_directory(const std::string& a, const std::string& b) {
   std::error_code error;
   return std::filesystem::equivalent(a, b, error) && !error;
 }
 
 std::optional<oci::RuncState> find_running(const ContainerQuery& query) {
-  for (auto& state : oci::list_containers(query.runc_root)) {
-    if (!alive(state)) continue;
-    if (query.pid > 0 && state.init_pid == query.pid) return state;
-    if (!query.bundle.empty() && same_directory(state.bundle, query.bundle)) return state;
+  if (query.pid > 0) {
+    auto roots = oci::runc_roots();
+    roots.push_back(query.runc_root);
+    return oci::find_running(query.pid, roots);
   }
+  for (auto& state : oci::list_containers(query.runc_root))
+    if (oci::is_running(state) && same_directory(state.bundle, query.bundle)) return state;
   return std::nullopt;
 }
 
@@ -70,7 +60,7 @@ Container open_container(const ContainerQuery& query) {
   std::optional<oci::RuncState>& state = container.state;
   if (!query.id.empty()) {
     state = oci::find_container(query.id, query.runc_root);
-    if (!alive(*state))
+    if (!oci::is_running(*state))
       throw Error("look into container", query.id)
           .because("its process " + std::to_string(state->init_pid) + " has ended")
           .hint("runc delete " + query.id + " removes what is left of it");

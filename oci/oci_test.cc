@@ -1,6 +1,12 @@
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
 #include <catch2/catch.hpp>
 
 #include "base/error.h"
+#include "kernel/proc_stat.h"
 #include "oci/capability.h"
 #include "oci/config.h"
 #include "oci/state.h"
@@ -152,4 +158,33 @@ TEST_CASE("a container that isn't there is told by its path") {
           std::string("cannot find container none: there is no /nonexistent/none/state.json"));
   }
   CHECK(list_containers("/nonexistent").empty());
+}
+
+TEST_CASE("the roots of runc") {
+  auto roots = runc_roots();
+  CHECK(std::count(roots.begin(), roots.end(), "/run/runc") == 1);
+  pid_t child = fork();
+  if (child == 0) {
+    execl("/bin/sh", "sh", "-c", "kill -STOP $$", "--root", "/one", "--root=/two", "-root",
+          "/three", "checkpoint", nullptr);
+    _exit(1);
+  }
+  // Its new command line shows when it has become the shell.
+  for (int patience = 0; patience < 1000 && runc_roots(child).size() < roots.size() + 3; patience++)
+    usleep(10000);
+  for (const char* given : {"/one", "/two", "/three"}) roots.emplace_back(given);
+  CHECK(runc_roots(child) == roots);
+  kill(child, SIGKILL);
+  waitpid(child, nullptr, 0);
+  CHECK(runc_roots(999999999).size() == roots.size() - 3);
+}
+
+TEST_CASE("a container runs as long as its init is the one that runc knows") {
+  RuncState state;
+  CHECK_FALSE(is_running(state));
+  state.init_pid = getpid();
+  CHECK_FALSE(is_running(state));
+  state.init_start = stasis::kernel::find_stat(getpid())->start_time;
+  CHECK(is_running(state));
+  CHECK_FALSE(find_running(getpid(), {"/nonexistent", "/"}));
 }

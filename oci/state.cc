@@ -1,8 +1,14 @@
 #include "oci/state.h"
 
+#include <fmt/core.h>
+
 #include <algorithm>
 #include <filesystem>
 
+#include "base/text.h"
+#include "kernel/directories.h"
+#include "kernel/fs.h"
+#include "kernel/proc_stat.h"
 #include "oci/config.h"
 #include "oci/document.h"
 #include "oci/text_file.h"
@@ -90,9 +96,10 @@ RuncState find_container(const std::string& id, const std::string& runc_root) {
     text = read_text_file(path);
   } catch (const Error& error) {
     if (error.code() != ENOENT && error.code() != ENOTDIR) throw;
-    throw Error("find container", id)
-        .because("there is no " + path)
-        .hint("`runc list` shows what runs; another state directory is given by --root.");
+    std::string remedy = "`runc list` shows what runs; another state directory is given by --root";
+    for (const std::string& root : runc_roots())
+      if (kernel::exists(root + "/" + id + "/state.json")) remedy = "give --root " + root;
+    throw Error("find container", id).because("there is no " + path).hint(remedy);
   }
   RuncState state = parse_runc_state(text, path);
   if (state.id != id) throw Error("use", path).because("it is of container " + state.id);
@@ -111,6 +118,40 @@ std::vector<RuncState> list_containers(const std::string& runc_root) {
     }
   }
   return all;
+}
+
+std::vector<std::string> runc_roots(pid_t caller) {
+  std::vector<std::string> roots{std::string(default_runc_root)};
+  std::error_code error;
+  for (const char* all : {"/run/containerd/runc", "/run/docker/runtime-runc"})
+    for (const auto& entry : std::filesystem::directory_iterator(all, error))
+      roots.push_back(entry.path());
+  if (caller <= 0) return roots;
+  try {
+    std::string line = kernel::read_file(fmt::format("/proc/{}/cmdline", caller));
+    bool next = false;
+    for (std::string_view word : text::split(line, '\0')) {
+      if (next) roots.emplace_back(word);
+      next = word == "--root" || word == "-root";
+      if (word.starts_with("--root=")) roots.emplace_back(word.substr(7));
+    }
+  } catch (const Error&) {
+    // Gone, or nobody that we may look at.
+  }
+  return roots;
+}
+
+bool is_running(const RuncState& state) {
+  if (state.init_pid <= 0) return false;
+  auto stat = kernel::find_stat(state.init_pid);
+  return stat && stat->start_time == state.init_start && stat->state != 'Z' && stat->state != 'X';
+}
+
+std::optional<RuncState> find_running(pid_t init, const std::vector<std::string>& runc_roots) {
+  for (const std::string& root : runc_roots)
+    for (RuncState& state : list_containers(root))
+      if (state.init_pid == init && is_running(state)) return std::move(state);
+  return std::nullopt;
 }
 
 }  // namespace stasis::oci

@@ -49,4 +49,15 @@ RuncState find_container(const std::string& id, const std::string& runc_root);
 // All containers below `runc_root`, unreadable ones left out.
 std::vector<RuncState> list_containers(const std::string& runc_root);
 
+// Where those who run runc have it keep its containers: by itself and under podman and
+// CRI-O in its default, under containerd and Docker in a directory for each namespace.
+// And the one that `caller`, if that is a runc, was given by --root.
+std::vector<std::string> runc_roots(pid_t caller = 0);
+
+// Its init may have ended, and the pid been used again since runc wrote it down.
+bool is_running(const RuncState& state);
+
+// The running container with this init.
+std::optional<RuncState> find_running(pid_t init, const std::vector<std::string>& runc_roots);
+
 }  // namespace stasis::oci

@@ -71,11 +71,9 @@ std::set<std::string> enabled_fs(const Options& opts) {
 std::map<std::string, std::string> configured_sources(pid_t init) {
   std::map<std::string, std::string> sources;
   try {
-    for (const oci::RuncState& state : oci::list_containers(std::string(oci::default_runc_root))) {
-      if (state.init_pid != init) continue;
-      for (const oci::ConfigMount& mount : oci::read_config(state.bundle).mounts)
+    if (auto state = oci::find_running(init, oci::runc_roots(getppid())))
+      for (const oci::ConfigMount& mount : oci::read_config(state->bundle).mounts)
         if (mount.bind()) sources[mount.destination] = mount.source;
-    }
   } catch (const Error&) {
     // Then the mount tables alone have to do.
   }

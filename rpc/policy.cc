@@ -9,7 +9,6 @@
 #include <utility>
 
 #include "kernel/fs.h"
-#include "kernel/proc_stat.h"
 #include "oci/state.h"
 
 namespace stasis::rpc {
@@ -18,21 +17,15 @@ namespace {
 using mountmap::MapFinding;
 using mountmap::Severity;
 
-bool is_init(const oci::RuncState& state, pid_t pid) {
-  if (state.init_pid != pid) return false;
-  auto stat = kernel::parse_stat(kernel::read_file(fmt::format("/proc/{}/stat", pid)));
-  return stat.start_time == state.init_start;
-}
-
 struct Known {
   std::string id;
   std::optional<oci::Config> config;
 };
 
 Known find_running(pid_t pid) {
-  for (const auto& state : oci::list_containers(std::string(oci::default_runc_root)))
-    if (is_init(state, pid)) return {state.id, oci::read_config(state.bundle)};
-  return {};
+  auto state = oci::find_running(pid, oci::runc_roots(getppid()));
+  if (!state) return {};
+  return {state->id, oci::read_config(state->bundle)};
 }
 
 void refuse(const std::vector<MapFinding>& findings, const engine::DumpPlan& plan, bool known,

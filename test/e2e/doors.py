@@ -164,6 +164,31 @@ def other_runc_root(env):
 
 
 @scenario
+def other_runc_root_replaced(env):
+    """What config.json tells of a file that was replaced is found for such a container, too."""
+    env.only_stasis()
+    with Container(env, "counter", hooks=False) as c:
+        root = c.dir / "runc-root"
+        try:
+            c.runc("--root", root, "run", "-d", "--bundle", c.bundle, c.name)
+            c.ready()
+            resolv = c.bundle / "etc/resolv.conf"
+            (c.bundle / "etc/new").write_text("nameserver 10.9.9.9\n")
+            (c.bundle / "etc/new").rename(resolv)
+            c.runc("--root", root, "checkpoint", "--image-path", c.dir / "image", "--work-path",
+                   c.dir / "work", c.name)
+            c.runc("--root", root, "restore", "-d", "--image-path", c.dir / "image", "--work-path",
+                   c.dir / "work", "--bundle", c.bundle, c.name)
+            c.ask()
+            run("runc", "--root", root, "exec", c.name, "/bin/grep", "10.9.9.9", "/etc/resolv.conf")
+            said = run(env.stasis, "plan", c.name, ok=False).stderr
+            expect("another state directory is given by --root" in said, said)
+        finally:
+            run("runc", "--root", root, "delete", "-f", c.name, ok=None)
+    c.gone()
+
+
+@scenario
 def sanitized(env):
     """The engine built with sanitizers, through all doors; it reports nothing."""
     if not env.asan or not os.path.exists(env.asan):
