@@ -207,7 +207,8 @@ void examine_sources(MountMap& map, int root, const SourceRecord* created) {
   Examiner examiner(map, created);
   for (auto& row : map.rows) {
     bool external = row.kind == MountClass::external;
-    if (external || row.action == Action::content) look_at_root(row, root);
+    if (external || row.action == Action::content || row.action == Action::recreate)
+      look_at_root(row, root);
     if (external) examiner.examine(row);
   }
 }

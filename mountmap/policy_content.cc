@@ -65,11 +65,15 @@ mode_t mode_of(const MapRow& row, int root) {
 
 void examine_content(MountMap& map, int root, const Policy& policy) {
   for (const auto& row : map.rows) {
-    if (row.kind != MountClass::own || row.action != Action::content) continue;
+    if (row.kind != MountClass::own) continue;
     auto refuse = [&](std::string what, std::string remedy) {
       map.findings.push_back({Severity::obstacle, "mount " + row.mount.mountpoint, std::move(what),
                               std::move(remedy), row.mount.id, row.rule});
     };
+    if (row.action == Action::recreate && row.root.known() && !row.root.directory)
+      refuse("shows a file: there is nothing to make anew",
+             "choose keep, remap, content or skip at " + row.rule);
+    if (row.action != Action::content) continue;
     if (!row.root.known())
       refuse("is covered by another mount: its data can't be taken into the image",
              "unmount what covers it inside the container");
