@@ -36,10 +36,10 @@ class Layers:
         for part in ("data", "work"):
             (self.upper / name / part).mkdir(parents=True)
 
-    def overlay(self, name="first"):
+    def overlay(self, name="first", lower="more"):
         """Mounted on the root for as long as the context lasts."""
         return mounted(self.root, "-t", "overlay", "-o",
-                       f"lowerdir={self.lower}/more:{self.lower}/base,xino=off,"
+                       f"lowerdir={self.lower}/{lower}:{self.lower}/base,xino=off,"
                        f"upperdir={self.upper}/{name}/data,workdir={self.upper}/{name}/work", "layers")
 
 

@@ -9,6 +9,7 @@ import time
 
 from harness import Container, expect, os, run, scenario, wait_for
 from in_place import Crun, no_watcher, restore_log, start, watchers
+from layers import Layers
 from podman import Podman
 
 
@@ -29,28 +30,32 @@ def log_says(c, line, seconds=20):
 
 
 def cold(c, trigger=lambda: None):
-    """A normal start, and the snapshot that comes of it."""
+    """A normal start, and the snapshot that comes of it; returns the log."""
     start(c)
     c.ready()
     trigger()
     wait_for("an end with the snapshot", lambda: not watchers(c))
-    expect("Snapshot taken" in restore_log(c), restore_log(c))
+    log = restore_log(c)
+    expect("Snapshot taken" in log, log)
     c.ask()
     hidden = [p.name for p in c.dir.iterdir() if p.name.startswith(".")]
     expect(not hidden, f"left beside the snapshot: {hidden}")
     c.delete()
     wait_for("the container's end", lambda: c.state() is None)
+    return log
 
 
 def warm(c):
     """A start from the snapshot: the program doesn't set itself up again."""
     start(c)
-    expect("Restored in place" in restore_log(c), restore_log(c))
+    log = restore_log(c)
+    expect("Restored in place" in log, log)
     no_watcher(c)
     c.ask()
     expect(not (c.data / "ready").exists(), "the program was started anew")
     c.delete()
     wait_for("the container's end", lambda: c.state() is None)
+    return log
 
 
 @scenario
@@ -86,6 +91,25 @@ def snapshot_delay(env):
         start(c)
         log_says(c, "/tree isn't what it was at the snapshot")
         c.ready().ask()
+    c.gone()
+
+
+@scenario
+def snapshot_image(env):
+    """An upper directory of its own changes nothing; another lower one makes it another image."""
+    env.only_stasis()
+    layers = Layers(env, "threads")
+    c = layers.container
+    with layers.mounted(), c:
+        for name in ("second", "third", "fourth"):
+            layers.new_upper(name)
+        (layers.lower / "patch").mkdir()
+        for upper, lower, begin, other in (("first", "more", cold, False), ("second", "more", warm, False),
+                                           ("third", "patch", cold, True), ("fourth", "patch", warm, False)):
+            with layers.overlay(upper, lower):
+                configure(c, "delay=100ms")
+                log = begin(c)
+                expect(("The image is another than the snapshot's" in log) == other, f"{upper}: {log}")
     c.gone()
 
 
@@ -130,19 +154,30 @@ def snapshot_signal(env):
 
 @scenario
 def snapshot_listen(env):
-    """Ready when a socket listens in the container's network."""
+    """Ready when a socket listens in the container's network; it accepts after a warm start, too."""
     env.only_stasis()
 
-    def change(config):
-        config["process"]["args"] = ["/bin/sh", "-c", "sleep 0.5; exec nc -l -p 8080"]
-    with Container(env, change=change) as c:
+    def later(config):
+        config["process"]["args"] = ["/bin/sh", "-c", "sleep 0.5; exec /inet"]
+    with Container(env, "inet", change=later) as c:
         configure(c, "listen=8080")
-        start(c)
-        wait_for("the watcher's end", lambda: not watchers(c))
-        expect("Snapshot taken" in restore_log(c) or "No snapshot" in restore_log(c), restore_log(c))
-        tables = [pathlib.Path(f"/proc/{c.init()}/net/{name}").read_text() for name in ("tcp", "tcp6")]
-        expect(any(":1F90 " in line and " 0A " in line for line in "\n".join(tables).splitlines()),
-               f"the watcher didn't wait for the socket: {tables}\n{restore_log(c)}")
+        cold(c)
+        configure(c, "listen=8080")
+        warm(c)  # whose question makes and accepts connections
+    c.gone()
+
+    def serves(config):
+        config["process"]["args"] = ["/bin/sh", "-c", "sleep 0.5; exec nc -ll -p 8080 -e /bin/echo served"]
+    with Container(env, change=serves) as c:
+        for says in ("Snapshot taken", "Restored in place"):
+            configure(c, "listen=8080")
+            start(c)
+            wait_for("the watcher's end", lambda: not watchers(c))
+            expect(says in restore_log(c), restore_log(c))
+            said = run("nsenter", "-t", c.init(), "-n", "busybox", "nc", "127.0.0.1", "8080").stdout
+            expect(said == "served\n", f"it answers {said!r}")
+            c.delete()
+            wait_for("the container's end", lambda: c.state() is None)
     c.gone()
 
 
