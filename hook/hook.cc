@@ -94,7 +94,7 @@ oci::Config before_start(const oci::State& state, Log& log, std::string_view sta
 
 void try_to_forget(const oci::State& state, Log& log, std::string_view state_dir) {
   try {
-    if (!is_of_another(state_dir, recorded(state))) remove_record(state_dir, state.id);
+    remove_own_record(state_dir, recorded(state));
   } catch (const Error& error) {
     log.warn("{}", error.what());
   }

@@ -12,6 +12,7 @@
 #include "hook/checkpoints.h"
 #include "hook/confinement.h"
 #include "hook/mount_fit.h"
+#include "hook/record.h"
 #include "hook/start_log.h"
 #include "hook/watcher.h"
 #include "mountmap/policy.h"
@@ -20,7 +21,8 @@ namespace stasis::hook {
 
 namespace {
 
-void watch(pid_t init, const image::Checkpoint& checkpoint, int signal, StartLog& log,
+// False: the container was given up before its start.
+bool watch(pid_t init, const image::Checkpoint& checkpoint, int signal, StartLog& log,
            const std::function<void()>& ready) {
   engine::StartHold hold(init);
   ready();
@@ -28,7 +30,7 @@ void watch(pid_t init, const image::Checkpoint& checkpoint, int signal, StartLog
   try {
     if (!engine::follow_to_program(hold, checkpoint, log)) {
       log.info("The container was given up before its start");
-      return;
+      return false;
     }
     container_stderr = stderr_of(init);
     check_label(checkpoint, label_of(init), log);
@@ -38,6 +40,7 @@ void watch(pid_t init, const image::Checkpoint& checkpoint, int signal, StartLog
   } catch (const std::exception& error) {
     log.fail(container_stderr.get(), error.what());
   }
+  return true;
 }
 
 void try_to_remove(const std::string& id, Log& log) {
@@ -105,7 +108,9 @@ void arm(const oci::State& state, const oci::Config& config, Log& log, std::stri
   }
   leave_behind([&](const std::function<void()>& ready) {
     ScopeExit restored(remove);
-    watch(state.pid, checkpoint, signal, restore_log, ready);
+    bool started = watch(state.pid, checkpoint, signal, restore_log, ready);
+    // A runtime that was killed while it made the container calls no poststop.
+    if (!started) remove_own_record(state_dir, {state.id, state.bundle, state.pid});
   });
   give_up.dismiss();
   log.info("{} starts from checkpoint {}", state.id, name);

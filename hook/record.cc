@@ -133,12 +133,23 @@ void remove_record(std::string_view state_dir, const std::string& id) {
   if (fd == -ENOENT) return;
   UniqueFd directory(static_cast<int>(kernel::must(fd, "open the record of container", id)));
   // The file, and what a hook that was killed may have left beside it.
-  for (const std::string& name : kernel::entries(directory.get(), id))
+  std::vector<std::string> names;
+  try {
+    names = kernel::entries(directory.get(), id);
+  } catch (const Error& error) {
+    if (error.code() == ENOENT) return;  // poststop and a watcher may come at once
+    throw;
+  }
+  for (const std::string& name : names)
     if (name.starts_with(file_name) || name == "restore.log" || name == "watcher")
       kernel::call(SYS_unlinkat, directory.get(), name.c_str(), 0);
   std::string path = std::string(state_dir) + "/" + id;
   long result = kernel::call(SYS_unlinkat, AT_FDCWD, path.c_str(), AT_REMOVEDIR);
   if (result != -ENOENT) kernel::must(result, "remove", path);
+}
+
+void remove_own_record(std::string_view state_dir, const RecordedContainer& container) {
+  if (!is_of_another(state_dir, container)) remove_record(state_dir, container.id);
 }
 
 }  // namespace stasis::hook

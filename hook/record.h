@@ -34,4 +34,7 @@ std::optional<mountmap::SourceRecord> load_record(std::string_view state_dir, co
 
 void remove_record(std::string_view state_dir, const std::string& id);
 
+// Unless it is another's of the same name.
+void remove_own_record(std::string_view state_dir, const RecordedContainer& container);
+
 }  // namespace stasis::hook

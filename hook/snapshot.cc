@@ -13,6 +13,7 @@
 #include "hook/confinement.h"
 #include "hook/in_place.h"
 #include "hook/readiness.h"
+#include "hook/record.h"
 #include "hook/snapshot_record.h"
 #include "hook/start_log.h"
 #include "hook/watcher.h"
@@ -111,6 +112,15 @@ class Watch {
     return false;
   }
 
+  // A runtime that was killed while it made the container calls no poststop.
+  void forget() {
+    try {
+      remove_own_record(state_dir_, {state_.id, state_.bundle, state_.pid});
+    } catch (const Error& error) {
+      log_.warn("{}", error.what());
+    }
+  }
+
   // True: it has started normally.
   bool start(engine::StartHold& hold, timespec& started) {
     UniqueFd container_stderr;
@@ -121,6 +131,7 @@ class Watch {
                             : hold.wait_for_program([] {}, [] {});
       if (!lives) {
         log_.info("The container was given up before its start");
+        forget();
         return false;
       }
       if (snapshot && !fits(*snapshot)) snapshot.reset();
