@@ -7,7 +7,9 @@
 #include <sys/sysinfo.h>
 #include <time.h>
 
+#include <cerrno>
 #include <memory>
+#include <optional>
 #include <set>
 #include <utility>
 
@@ -99,6 +101,22 @@ void refuse_sharing(FrozenTree& tree) {
               .hint("wait until a vfork or clone of it is done and try again");
     }
   }
+}
+
+// No task of the container can make it a member again: 0 is the session of
+// someone outside. Where the first process is a member, all are born in it.
+std::optional<Finding> foreign_session(const kernel::ProcStatus& root,
+                                       const kernel::ProcStatus& task) {
+  if (root.ns_sid.back() == 0 || task.ns_sid.back() != 0) return std::nullopt;
+  return Finding{fmt::format("process {} ({})", task.pid, task.name),
+                 "belongs to a session outside of the container",
+                 "end it: it came from outside, as by nsenter"};
+}
+
+void refuse_foreign_sessions(FrozenTree& tree) {
+  for (const FrozenTask& task : tree.tasks())
+    if (auto found = foreign_session(tree.root().status, task.status))
+      throw Error("dump", found->subject).because("it " + found->what).hint(found->remedy);
 }
 
 void store_tree(Dump& dump, const FrozenTask& task) {
@@ -255,6 +273,7 @@ void store_memory_files(Dump& dump) {
 // Writes everything but the inventory while the tasks stand still.
 void store_container(Dump& dump, FrozenTree& tree) {
   refuse_sharing(tree);
+  refuse_foreign_sessions(tree);
   dump.semaphores.sets = namespaces::semaphores(dump.ids, dump.root_pidfd.get());
   dump.files.terminals().set_sessions(sessions_of(tree));
   bool lone = tree.tasks().size() == 1;
@@ -343,6 +362,21 @@ void write_down(Dump& dump, FrozenTree& tree, const Stopwatch& watch) {
   }
 }
 
+std::vector<Finding> foreign_sessions(pid_t root, const std::vector<pid_t>& pids) {
+  auto status = [](pid_t pid) {
+    return kernel::parse_status(kernel::read_file(fmt::format("/proc/{}/status", pid)));
+  };
+  std::vector<Finding> findings;
+  for (pid_t pid : pids) {
+    try {
+      if (auto found = foreign_session(status(root), status(pid))) findings.push_back(*found);
+    } catch (const Error& error) {
+      if (error.code() != ENOENT && error.code() != ESRCH) throw;  // ended meanwhile
+    }
+  }
+  return findings;
+}
+
 }  // namespace
 
 std::vector<Finding> obstacles(const DumpPlan& given) {
@@ -360,6 +394,8 @@ std::vector<Finding> obstacles(const DumpPlan& given) {
   std::vector<Finding> files = files::obstacles(pids, plan);
   all.insert(all.end(), files.begin(), files.end());
   std::vector<Finding> more = namespaces::obstacles(plan, pids);
+  all.insert(all.end(), more.begin(), more.end());
+  more = foreign_sessions(plan.root, pids);
   all.insert(all.end(), more.begin(), more.end());
   return all;
 }

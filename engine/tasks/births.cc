@@ -75,11 +75,11 @@ bool Births::parent_makes(const Task& task) {
 const TaskImage& Births::session_maker(const Task& task) {
   const Task& parent = *by_pid_.at(parent_of(task));
   pid_t session = session_of(task);
+  if (session == 0)
+    throw cannot_make(task).because("it belongs to a session outside of the container");
   auto leader = by_pid_.find(session);
   const Task* maker = nullptr;
-  if (session == 0) {
-    // The session of someone outside of the container.
-  } else if (leader == by_pid_.end()) {
+  if (leader == by_pid_.end()) {
     maker = &add_helper(parent, session, session, session);
   } else if (leader->second->dead()) {
     maker = leader->second;
