@@ -1,6 +1,7 @@
 #include "hook/record.h"
 
 #include <fcntl.h>
+#include <signal.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -11,6 +12,7 @@
 #include "kernel/fs.h"
 #include "kernel/proc_misc.h"
 #include "kernel/proc_stat.h"
+#include "kernel/proc_status.h"
 #include "mountmap/map_json.h"
 #include "oci/document.h"
 #include "oci/state.h"
@@ -43,12 +45,28 @@ struct Init {
   bool operator==(const Init&) const = default;
 };
 
+// The first of a pid namespace waits in its end for all others of it, and a
+// runtime calls poststop meanwhile.
+bool is_ending(const kernel::ProcStat& stat) {
+  constexpr uint32_t exiting = 4;  // PF_EXITING
+  constexpr uint64_t kill = uint64_t{1} << (SIGKILL - 1);
+  if (stat.state == 'Z' || stat.state == 'X' || (stat.flags & exiting)) return true;
+  auto status =
+      kernel::parse_status(kernel::read_file("/proc/" + std::to_string(stat.pid) + "/status"));
+  return ((status.pending | status.shared_pending) & kill) != 0;
+}
+
 // Nothing where it has ended.
 std::optional<Init> living(pid_t pid) {
   if (pid <= 0) return std::nullopt;
-  auto stat = kernel::find_stat(pid);
-  if (!stat || stat->state == 'Z' || stat->state == 'X') return std::nullopt;
-  return Init{pid, stat->start_time};
+  try {
+    auto stat = kernel::find_stat(pid);
+    if (!stat || is_ending(*stat)) return std::nullopt;
+    return Init{pid, stat->start_time};
+  } catch (const Error& error) {
+    if (error.code() == ENOENT || error.code() == ESRCH) return std::nullopt;
+    throw;
+  }
 }
 
 nlohmann::json to_json(const mountmap::MountMap& map, const RecordedContainer& container) {

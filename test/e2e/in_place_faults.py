@@ -171,11 +171,11 @@ def faults(env, what, numbers, pack=lambda c, image: image, clean=lambda c: None
                 raise Failure(f"call {number} {what}: {failure}\n{out.read_text()}") from None
             outcomes[code == 0] += 1
             c.delete()
-            c.gone()
             try:
+                c.gone()
                 clean(c)
             except Failure as failure:
-                raise Failure(f"call {number} {what}: {failure}") from None
+                raise Failure(f"call {number} {what}: {failure}\n{out.read_text()}") from None
     return outcomes
 
 
