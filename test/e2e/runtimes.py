@@ -153,7 +153,7 @@ class CtrRun(Runtime):
     def __init__(self, c):
         super().__init__(c)
         self.ctr = Containerd(c.env)
-        self.log = c.dir / "log"
+        self.log, self.execs = c.dir / "log", 0
 
     def start(self, ok=True):
         self.ctr.run(self.c, "--log-uri", f"file://{self.log}", ok=ok)
@@ -162,7 +162,11 @@ class CtrRun(Runtime):
         return self.log.read_text()
 
     def exec(self, *command):
-        return self.ctr("task", "exec", "--exec-id", "one", self.name, *command).stdout
+        # ctr stops copying when it hears of the end, which may be before it has copied anything.
+        def said():
+            self.execs += 1
+            return self.ctr("task", "exec", "--exec-id", f"exec-{self.execs}", self.name, *command).stdout
+        return wait_for("what exec says", said, 10)
 
     def kill(self):
         said = self.ctr.kill(self.c)
