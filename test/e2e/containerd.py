@@ -6,7 +6,7 @@ import shutil
 import subprocess
 
 from harness import Container, Failure, Skip, expect, run, scenario, wait_for
-from in_place import checkpointed, from_checkpoint, no_watcher, restore_log, watchers
+from in_place import from_checkpoint, no_watcher, restore_log, watchers
 from snapshot import configure, says_ready
 
 CONFIG = """version = 2
@@ -69,31 +69,6 @@ class Containerd:
                     self(*command, name, ok=None)
         self.daemon.terminate()
         self.daemon.wait(20)
-
-
-@scenario(label="long")
-def in_place_containerd(env):
-    """ctr run: exec, kill and exit code are as for any container; a file that differs fails the start."""
-    env.only_stasis()
-    with Containerd(env) as ctr:
-        for program in ("counter", "threads", "tree"):
-            c, image = checkpointed(env, program)
-            with c:
-                from_checkpoint(c, image)
-                ctr.run(c)
-                c.ask()
-                no_watcher(c)
-                said = ctr("task", "exec", "--exec-id", "one", c.name, "/bin/echo", "here").stdout
-                expect(said == "here\n", f"exec says {said!r}")
-                said = ctr.kill(c)
-                expect("exit code 137" in said, said)
-                program_file = c.bundle / "rootfs" / program
-                program_file.write_bytes(program_file.read_bytes() + b"more")
-                ctr.run(c, ok=False)
-                expect("its size is" in restore_log(c), restore_log(c))
-                no_watcher(c)
-                ctr.kill(c)
-            c.gone()
 
 
 @scenario(label="long")

@@ -7,8 +7,6 @@ import time
 
 import harness
 from harness import Container, Failure, expect, run, scenario, wait_for
-from scenarios import more_caps
-from userns import hand_over, map_users
 
 ANNOTATION = "dev.stasis.restore"
 
@@ -24,11 +22,8 @@ def from_checkpoint(c, image, change=lambda config: None):
         (c.data / name).unlink(missing_ok=True)
 
 
-def start(c, how="create", ok=True):
+def start(c, ok=True):
     """Under runc; returns the seconds from `runc start` to its end."""
-    if how == "run":
-        c.runc("run", "-d", "--bundle", c.bundle, c.name, ok=ok)
-        return None
     c.runc("create", "--bundle", c.bundle, c.name)
     begin = time.monotonic()
     try:
@@ -73,96 +68,17 @@ def no_watcher(c):
         raise Failure(f"a watcher is left: {watchers(c)}\n{restore_log(c)}") from None
 
 
-def as_user(config):
-    config["process"]["user"] = {"uid": 1000, "gid": 1000, "additionalGids": [1001, 7]}
-
-
-def may_gain_privileges(config):
-    config["process"]["noNewPrivileges"] = False
-    config["linux"]["seccomp"] = {
-        "defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_X86_64"],
-        "syscalls": [{"names": ["swapon", "swapoff", "reboot"], "action": "SCMP_ACT_ERRNO"}]}
-
-
-def below_a_shell(config):
-    """The init and its child are different programs."""
-    program = config["process"]["args"][0]
-    config["process"]["args"] = ["/bin/sh", "-c", f"sleep 1000 & {program} & wait"]
-
-
-def fifty_processes(config):
-    config["process"]["args"].append("50")
-
-
-def mapped(config):
-    """Its root is another uid of the host."""
-    map_users(config)
-
-
-# The programs that are restored in place: one line each. Program (of test/programs), what is
-# special about its container (a function that changes its config.json; its name is the scenario's
-# ending) -> options of the comparison afterwards: "ignore" names what may differ.
-TABLE = {
-    ("counter", None): {}, ("threads", None): {}, ("memory", None): {}, ("clock", None): {},
-    ("signals", None): {}, ("tree", None): {}, ("limits", None): {}, ("files", None): {},
-    ("pipes", None): {}, ("sysv", None): {}, ("undo", None): {}, ("mqueue", None): {"ignore": ("/fds/3", "/fds/4")},
-    ("huge", None): {}, ("novdso", None): {}, ("unix_sockets", None): {}, ("memfd", None): {},
-    ("locks", None): {"options": ("--file-locks",)}, ("handles", None): {}, ("names", None): {"ignore": ("/fds/3",)},
-    ("futex", None): {}, ("sleepers", None): {},
-    ("timers", None): {"ignore": ("/ShdPnd",)},  # which go on firing while we look
-    ("confined", more_caps): {}, ("threads", as_user): {}, ("tree", may_gain_privileges): {},
-    ("threads", below_a_shell): {}, ("tree", below_a_shell): {},
-    ("tree", fifty_processes): {},
-    ("threads", mapped): {}, ("tree", mapped): {}, ("files", mapped): {}, ("limits", mapped): {},
-}
-
-
-def in_place_scenario(program, change, ignore=(), options=()):
-    name = f"in_place_{program}" + (f"_{change.__name__}" if change else "")
-
-    @scenario(name=name)
-    def go(env):
-        env.only_stasis()
-        with Container(env, program, change=change or (lambda config: None)) as c:
-            if change is mapped:
-                hand_over(c)
-            c.start()
-            before = c.observe()
-            image = c.checkpoint(*options)
-            c.gone()
-            from_checkpoint(c, image)
-            start(c)
-            c.same_as(before, ignore)
-            c.ask()
-            no_watcher(c)
-        c.gone()
-
-
-for (_program, _change), _options in TABLE.items():
-    in_place_scenario(_program, _change, **_options)
-
-
 @scenario
-def in_place_run(env):
-    """`runc run`, in the foreground too: its exit code and output are the restored program's."""
+def in_place_hooks_twice(env):
+    """A hook that config.json names twice."""
     env.only_stasis()
     c, image = checkpointed(env)
     with c:
-        def twice(config):
-            config["hooks"]["createRuntime"] *= 2
-        from_checkpoint(c, image, twice)
-        start(c, "run")
+        from_checkpoint(c, image, lambda config: config["hooks"].update(
+            createRuntime=config["hooks"]["createRuntime"] * 2))
+        start(c)
         c.ask()
-        c.runc("kill", c.name, "KILL")
-        wait_for("its end", lambda: c.state()["status"] == "stopped")
-        c.delete()
-        process = harness.subprocess.Popen(["runc", "run", "--bundle", c.bundle, c.name],
-                                           stdin=harness.subprocess.DEVNULL,
-                                           stdout=harness.subprocess.DEVNULL,
-                                           stderr=harness.subprocess.DEVNULL)
-        wait_for("the container", lambda: (c.state() or {}).get("status") == "running")
-        c.runc("kill", c.name, "KILL")
-        expect(process.wait(20) == 137, f"exit code {process.returncode}")
+        no_watcher(c)
     c.gone()
 
 
@@ -223,74 +139,6 @@ def in_place_mounts(env):
         said = run("runc", "exec", c.name, "/bin/sh", "-c",
                    "cat /cache/note /other/note; hostname; ls /more").stdout.split()
         expect(said == ["kept", "new", "another"], f"the container holds {said}")
-    c.gone()
-
-
-@scenario
-def in_place_demo(env):
-    """Script, pipe, tmpfs and bound files, under a placeholder."""
-    env.only_stasis()
-    with Container(env) as c:
-        c.start()
-        wait_for("some numbers", lambda: len(c.numbers()) > 5)
-        image = c.checkpoint()
-        c.gone()
-        stood = len(c.numbers())
-
-        def change(config):
-            config["process"]["args"] = ["/bin/sleep", "100"]
-        from_checkpoint(c, image, change)
-        start(c)
-        c.counts_on(stood)
-        root = pathlib.Path(f"/proc/{c.init()}/root")
-        expect("written at the start" in (root / "tmp/note").read_text(), "the tmpfs is empty")
-        expect(run("runc", "exec", c.name, "/bin/echo", "hello").stdout == "hello\n", "no exec")
-        run("runc", "kill", c.name, "KILL")
-        wait_for("its end", lambda: c.state()["status"] == "stopped")
-    c.gone()
-
-
-PYTHON = """
-import itertools, threading, time
-shown = open("/data/counter", "a", buffering=1)
-state, lock = {"i": 0}, threading.Lock()
-def count():
-    while True:
-        with lock:
-            state["i"] += 1
-            shown.write(f"{state['i']}\\n")
-        time.sleep(0.02)
-threading.Thread(target=count).start()
-count()
-"""
-
-
-@scenario
-def in_place_python(env):
-    """A large program with shared libraries and threads, under a placeholder; the program changes."""
-    env.only_stasis()
-
-    def change(config):
-        config["process"]["args"] = ["/usr/bin/python3", "-c", PYTHON]
-        for path in ("/usr", "/lib", "/lib64"):
-            config["mounts"].append({"destination": path, "type": "bind", "source": path,
-                                     "options": ["rbind", "ro"]})
-
-    def placeholder(config):
-        config["process"]["args"] = ["/bin/sleep", "100"]
-    with Container(env, change=change) as c:
-        for name in ("usr", "lib", "lib64"):
-            (c.bundle / "rootfs" / name).mkdir(exist_ok=True)
-        c.start()
-        wait_for("some numbers", lambda: len(c.numbers()) > 20)
-        before = c.observe()
-        image = c.checkpoint()
-        c.gone()
-        stood = len(c.numbers())
-        from_checkpoint(c, image, placeholder)
-        start(c)
-        c.same_as(before)
-        c.counts_on(stood, 20)
     c.gone()
 
 
@@ -376,59 +224,3 @@ def hook_install(env):
     run(env.stasis, "hook", "uninstall", "--dir", hooks)
     expect(not list(hooks.iterdir()), "files are left")
     run(env.stasis, "hook", "uninstall", "--dir", hooks)
-
-
-CGROUP2 = """mount --make-rprivate / && umount -R /sys/fs/cgroup && mount -t cgroup2 cgroup2 /sys/fs/cgroup
-exec crun --cgroup-manager=disabled --root "$@" """
-
-
-class Crun:
-    """crun in a mount namespace with cgroup v2 alone, which is all that it understands."""
-
-    def __init__(self, c):
-        if not harness.shutil.which("crun"):
-            raise harness.Skip("needs crun")
-        self.c = c
-
-    def __call__(self, *args, ok=True, out=None):
-        out = out or self.c.dir / "crun.out"
-        with open(out, "w") as said:
-            code = harness.subprocess.run(
-                ["unshare", "-m", "sh", "-c", CGROUP2, "sh", self.c.dir / "crun", *map(str, args)],
-                stdin=harness.subprocess.DEVNULL, stdout=said, stderr=said, timeout=60,
-                check=False).returncode
-        expect(ok is None or (code == 0) == ok, f"crun {args}: {code}\n{out.read_text()}\n{restore_log(self.c)}")
-        return out.read_text()
-
-
-@scenario(label="long")
-def in_place_crun(env):
-    """crun tells of the start before the program runs: its poststart hook waits for the outcome."""
-    env.only_stasis()
-    for program in ("counter", "threads", "tree"):
-        c, image = checkpointed(env, program)
-        with c:
-            crun = Crun(c)
-
-            def change(config):
-                config["mounts"] = [m for m in config["mounts"] if m["type"] != "cgroup"]
-            from_checkpoint(c, image, change)
-            try:
-                crun("create", "--bundle", c.bundle, c.name)
-                crun("start", c.name)
-                c.ask()
-                no_watcher(c)
-                expect(crun("exec", c.name, "/bin/echo", "here") == "here\n", "no exec")
-                crun("kill", c.name, "KILL")
-                crun("delete", "-f", c.name)
-                program_file = c.bundle / "rootfs" / program
-                program_file.write_bytes(program_file.read_bytes() + b"more")
-                crun("create", "--bundle", c.bundle, c.name)
-                # crun passes over what its hooks end with, but tells what they say.
-                said = crun("start", c.name)
-                expect("its size is" in said, said)
-                expect('"stopped"' in crun("state", c.name), "the container runs")
-                no_watcher(c)
-            finally:
-                crun("delete", "-f", c.name, ok=None)
-        c.gone()

@@ -3,7 +3,7 @@ import json
 import pathlib
 
 from harness import Container, Skip, expect, run, scenario
-from in_place import from_checkpoint, in_place_scenario, no_watcher, restore_log, start
+from in_place import from_checkpoint, no_watcher, restore_log, start
 
 LIMITS = {"RLIMIT_NOFILE": ("Max open files", 200), "RLIMIT_CORE": ("Max core file size", 0),
           "RLIMIT_STACK": ("Max stack size", 4 << 20)}
@@ -77,14 +77,6 @@ def in_place_stricter(env):
             c.ask()
             no_watcher(c)
         c.gone()
-
-
-def no_capabilities(config):
-    config["process"]["capabilities"] = {kind: [] for kind in config["process"]["capabilities"]}
-
-
-for _program in ("threads", "tree"):
-    in_place_scenario(_program, no_capabilities)
 
 
 def applies(rule, capabilities):

@@ -4,8 +4,8 @@ import shutil
 import subprocess
 
 from harness import Container, Failure, Skip, expect, run, scenario, wait_for
-from in_place import checkpointed, from_checkpoint, mapped, no_watcher, restore_log, start, watchers
-from userns import hand_over
+from in_place import checkpointed, from_checkpoint, no_watcher, restore_log, start, watchers
+from userns import hand_over, map_users
 
 
 def refusal(c, *args):
@@ -66,7 +66,7 @@ def in_place_refused(env):
 def in_place_other_users(env):
     """Users that stand for others outside than at the checkpoint."""
     env.only_stasis()
-    with Container(env, "threads", change=mapped) as c:
+    with Container(env, "threads", change=map_users) as c:
         hand_over(c)
         c.start()
         image = c.checkpoint()

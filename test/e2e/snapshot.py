@@ -7,8 +7,9 @@ import signal
 import subprocess
 import time
 
+from crun import Crun
 from harness import Container, expect, os, run, scenario, wait_for
-from in_place import Crun, no_watcher, restore_log, start, watchers
+from in_place import no_watcher, restore_log, start, watchers
 from layers import Layers
 from podman import Podman
 
