@@ -129,19 +129,40 @@ def same_file(pid, number, link, seen):
     return label
 
 
+def places(table):
+    """For each mount (id -> parent, mount point) one name for its place: its mount point, with a '
+    where the way there leads over another mount at the same point: /a'/b stands on the upper one of two at /a."""
+    names = {}
+
+    def name(ident):
+        if ident not in names:
+            parent, point = table[ident]
+            if parent not in table:
+                names[ident] = point
+            elif (below := table[parent][1]) == point:
+                names[ident] = name(parent) + "'"
+            else:
+                names[ident] = name(parent).rstrip("/") + (point if below == "/" else point[len(below):])
+        return names[ident]
+    return {ident: name(ident) for ident in table}
+
+
 def mounts(pid):
-    """mountinfo without numbers, and mount id -> mount point. A parent is told by its mount point, a
-    device and a peer group by the first mount point that has it."""
-    rows, mountpoints, first = [], {}, {}
+    """mountinfo without numbers, and mount id -> place. A parent is told by its place, a device and a
+    peer group by the first place that has it."""
+    rows, table, first = [], {}, {}
     for line in read(f"/proc/{pid}/mountinfo").splitlines():
         left, right = line.split(" - ", 1)
         ident, parent, device, root, point, options, *tags = left.split(" ")
-        mountpoints[ident] = point
+        table[ident] = parent, point
+        rows.append((ident, device, root, options, tags, right))
+    mountpoints = places(table)
+    for ident, device, _, _, tags, _ in rows:
         for name in (device, *tags):
-            first[name] = min(first.get(name, point), point)
-        rows.append((parent, device, root, point, options, tags, right))
+            first[name] = min(first.get(name, mountpoints[ident]), mountpoints[ident])
     view = []
-    for parent, device, root, point, options, tags, right in rows:
+    for ident, device, root, options, tags, right in rows:
+        point, parent = mountpoints[ident], table[ident][0]
         what = f"dev {first[device] if device.startswith('0:') else device} root {root} {options} {right}"
         if root == "/null":  # a masked file: the null device, from whichever file system
             what = f"the null device {'ro' if 'ro' in options.split(',') else 'rw'}"
