@@ -3,7 +3,8 @@ import os
 import pathlib
 
 from harness import Container, Failure, expect, run, scenario, wait_for
-from in_place import below_a_shell, from_checkpoint
+from in_place import from_checkpoint
+from in_place_table import below_a_shell
 from in_place_faults import refusal, refused
 from inet import Connected
 from mount_faults import Tree

@@ -1,14 +1,13 @@
 """What the hook leaves behind: it holds nothing of its caller's, and goes with what it was left for."""
 import contextlib
-import json
 import os
 import pathlib
 import re
 import signal
 import subprocess
 
-from harness import Container, expect, run, scenario, wait_for
-from in_place import checkpointed, from_checkpoint, link_of, no_watcher, restore_log, start, watchers
+from harness import expect, run, scenario, wait_for
+from in_place import checkpointed, from_checkpoint, link_of, no_watcher, restore_log, watchers
 from in_place_faults import refusal
 from snapshot import configure
 
