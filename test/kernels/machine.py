@@ -12,7 +12,7 @@ TESTS = pathlib.Path(__file__).resolve().parents[1]
 TOOLS = ["/usr/bin/busybox", "/usr/sbin/runc", "/usr/bin/python3.11", "/usr/bin/nsenter", "/bin/ip",
          "/usr/sbin/apparmor_parser", "/bin/bash", "/usr/bin/unshare", "/usr/bin/bindfs",
          "/sbin/mkfs.ext2", "/sbin/losetup", "/bin/mount", "/bin/umount", "/usr/sbin/iptables-legacy",
-         "/usr/bin/strace", "/usr/bin/pkill", "/usr/bin/ldd"]
+         "/usr/bin/strace", "/usr/bin/pkill", "/usr/bin/ldd", "/bin/tar", "/bin/gzip"]
 PLUGINS = "/usr/lib/x86_64-linux-gnu/xtables"  # of iptables
 # What the kernel and `ip` ask for by themselves must be there, these must be loaded.
 MODULE_PLACES = ("net", "lib", "crypto", "fs/overlayfs", "fs/fuse", "fs/binfmt_misc.ko", "fs/nls",
@@ -30,7 +30,10 @@ exec /bin/busybox switch_root /new /second
 """
 SECOND = """#!/bin/busybox sh
 export PATH=/bin:/usr/bin PYTHONDONTWRITEBYTECODE=1 STASIS_TEST_PATIENCE=3
-mkdir -p /proc /sys /dev /run /root /var
+mkdir -p /proc /sys /dev /run /root /var {above_tests} {above_build}
+ln -s /tests {above_tests}/test
+ln -s /under-test {build}
+for name in hosts hostname resolv.conf passwd; do echo "$name of the machine" >/etc/$name; done
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t securityfs securityfs /sys/kernel/security
@@ -118,7 +121,9 @@ def stage(root, build, names, command):
     shutil.copytree(TESTS, root / "tests", ignore=shutil.ignore_patterns("fuzz"))
     shutil.copytree(build / "test/programs", root / "under-test/test/programs",
                     ignore=shutil.ignore_patterns("CMakeFiles", "*.cmake"))
-    for name, text in (("init", INIT), ("second", SECOND.format(command=command, modules=" ".join(MODULES)))):
+    for name, text in (("init", INIT), ("second", SECOND.format(command=command, modules=" ".join(MODULES),
+                                                          above_tests=TESTS.parent, build=build,
+                                                          above_build=build.parent))):
         (root / name).write_text(text)
         (root / name).chmod(0o755)
 
