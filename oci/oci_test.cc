@@ -184,7 +184,7 @@ TEST_CASE("a container runs as long as its init is the one that runc knows") {
   CHECK_FALSE(is_running(state));
   state.init_pid = getpid();
   CHECK_FALSE(is_running(state));
-  state.init_start = stasis::kernel::find_stat(getpid())->start_time;
+  if (auto stat = stasis::kernel::find_stat(getpid())) state.init_start = stat->start_time;
   CHECK(is_running(state));
   CHECK_FALSE(find_running(getpid(), {"/nonexistent", "/"}));
 }

@@ -98,7 +98,7 @@ RuncState find_container(const std::string& id, const std::string& runc_root) {
     if (error.code() != ENOENT && error.code() != ENOTDIR) throw;
     std::string remedy = "`runc list` shows what runs; another state directory is given by --root";
     for (const std::string& root : runc_roots())
-      if (kernel::exists(root + "/" + id + "/state.json")) remedy = "give --root " + root;
+      if (kernel::exists(fmt::format("{}/{}/state.json", root, id))) remedy = "give --root " + root;
     throw Error("find container", id).because("there is no " + path).hint(remedy);
   }
   RuncState state = parse_runc_state(text, path);
