@@ -136,6 +136,7 @@ bool holds_all(const image::TaskImage& task, const image::EventpollFileEntry& ep
   for (const auto& [fd, watch] : files) apart = std::max(apart, watch->tfd() + 1);
   long moved = kernel::call(SYS_fcntl, epoll, F_DUPFD, apart);
   std::vector<long> sources;
+  sources.reserve(files.size());
   for (const auto& [fd, watch] : files)
     sources.push_back(kernel::call(SYS_fcntl, fd, F_DUPFD, apart));
   bool done = moved >= 0;

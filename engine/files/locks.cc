@@ -135,6 +135,7 @@ void FoundLocks::add(const Probe& probe, pid_t root, uint32_t table, uint32_t fi
 
 std::vector<FileLockEntry> FoundLocks::entries() const {
   std::vector<FileLockEntry> entries;
+  entries.reserve(found_.size());
   for (const Found& found : found_) entries.push_back(found.lock.entry);
   return entries;
 }

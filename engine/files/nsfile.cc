@@ -34,17 +34,19 @@ std::optional<Name> name_of(std::string_view link) {
 bool claims(const Probe& probe) { return name_of(probe.link).has_value(); }
 
 std::optional<Objection> objection(const Probe& probe, const Surroundings& around) {
-  Name name = *name_of(probe.link);
-  if (namespaces::NsIds(around.plan().root).inode(name.kind->flag) == name.inode)
+  auto name = name_of(probe.link);
+  if (!name || namespaces::NsIds(around.plan().root).inode(name->kind->flag) == name->inode)
     return std::nullopt;
   return Objection{fmt::format("holds a {} namespace open as descriptor {} that is not the one of "
                                "the container's first process",
-                               name.kind->words, probe.number),
+                               name->kind->words, probe.number),
                    "close it before the checkpoint"};
 }
 
 void dump(Dumper& dumper, const OpenFile& file, image::FileEntry& entry) {
-  const Kind& kind = *name_of(file.probe.link)->kind;
+  auto name = name_of(file.probe.link);
+  if (!name) throw Error("dump", file.probe.described()).because("it is no namespace any more");
+  const Kind& kind = *name->kind;
   image::NsFileEntry& ns = *entry.mutable_nsf();
   ns.set_id(file.id);
   ns.set_ns_id(namespaces::NsIds(dumper.plan().root).id(kind.flag));

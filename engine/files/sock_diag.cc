@@ -14,6 +14,7 @@ kernel::Netlink sock_diag(pid_t pid) {
   std::optional<kernel::Netlink> netlink;
   namespaces::in_namespaces(kernel::pidfd_open(pid).get(), CLONE_NEWNET,
                             [&] { netlink.emplace(NETLINK_SOCK_DIAG); });
+  // in_namespaces() has made it, or thrown. NOLINTNEXTLINE(bugprone-unchecked-optional-access)
   return std::move(netlink).value();
 }
 

@@ -159,7 +159,8 @@ void agree_on_options(int fd, const image::TcpStreamEntry& entry, const std::str
 void fill_queue(int fd, std::string_view bytes, const std::string& name) {
   size_t most = bytes.size();
   while (!bytes.empty()) {
-    long sent = kernel::call(SYS_sendto, fd, bytes.data(), std::min(bytes.size(), most),
+    const void* next = bytes.data();
+    long sent = kernel::call(SYS_sendto, fd, next, std::min(bytes.size(), most),
                              MSG_DONTWAIT | MSG_NOSIGNAL, nullptr, 0);
     if (sent <= 0 && most > 1024)
       most /= 2;

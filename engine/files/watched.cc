@@ -42,7 +42,7 @@ class Comparison {
   UniqueFd inotify_;
 };
 
-struct file_handle_of_image {
+struct FileHandle {
   unsigned bytes = 0;
   int type = 0;
   std::array<unsigned char, 128> handle{};
@@ -53,7 +53,7 @@ struct file_handle_of_image {
 std::string path_by_handle(const WatchedInode& inode, int mount_root) {
   image::FhEntry entry = inode.handle();
   if (entry.bytes() == 0) return {};
-  file_handle_of_image handle{entry.bytes(), static_cast<int>(entry.type()), {}};
+  FileHandle handle{entry.bytes(), static_cast<int>(entry.type()), {}};
   memcpy(handle.handle.data(), entry.handle().data(), entry.bytes());
   long directory = try_reopen(mount_root, O_RDONLY | O_DIRECTORY);
   if (directory < 0) return {};

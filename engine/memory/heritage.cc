@@ -38,6 +38,7 @@ uint64_t common_end(const VmaEntry& from, const VmaEntry& to) {
 
 std::vector<PageRange> pages_of(const image::TaskImage& task) {
   std::vector<PageRange> pages;
+  pages.reserve(task.pagemap.size());
   for (const image::PagemapEntry& entry : task.pagemap)
     pages.push_back({entry.vaddr(), entry.vaddr() + image::page_count(entry) * page_size});
   return pages;

@@ -143,6 +143,7 @@ class Foreign {
       vmas.push_back(std::move(vma));
     };
     uint64_t middle = place + (ours.code - ours.start);
+    if (!code) throw Error("restore", "the memory").because("the vdso isn't in it");
     if (!data) {
       data = code;
       data->set_status((code->status() & ~uint32_t{image::vma_vdso}) | image::vma_vvar);

@@ -41,6 +41,7 @@ std::vector<uint32_t> ns_ids_of(const image::Checkpoint& checkpoint) {
 std::vector<const Entries*> entries_of(const image::Checkpoint& checkpoint,
                                        const std::vector<uint32_t>& ns_ids) {
   std::vector<const Entries*> spaces;
+  spaces.reserve(ns_ids.size());
   for (uint32_t id : ns_ids) spaces.push_back(&checkpoint.mounts.at(id));
   return spaces;
 }

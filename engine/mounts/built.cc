@@ -19,20 +19,31 @@ std::string to_text(Built built) {
   return text;
 }
 
+namespace {
+
+template <typename Int>
+Int number(std::string_view word) {
+  auto value = text::to_int<Int>(word);
+  if (!value) throw Error("understand", "what the root task tells").because(std::string(word));
+  return *value;
+}
+
+}  // namespace
+
 Built take_over(pid_t pid, std::string_view told) {
   Built built;
   UniqueFd pidfd = kernel::pidfd_open(pid);
   for (std::string_view line : text::split(told, '\n')) {
     if (line.empty()) continue;
     auto words = text::words(line);
-    auto id = text::to_int<uint32_t>(words[1]).value();
+    auto id = number<uint32_t>(words[1]);
     auto take = [&](size_t word) {
-      return kernel::pidfd_getfd(pidfd.get(), text::to_int<int>(words[word]).value());
+      return kernel::pidfd_getfd(pidfd.get(), number<int>(words[word]));
     };
     if (words[0] == "hidden")
       built.hidden[id] = take(2);
     else if (words[0] == "pty")
-      built.ptys[{text::to_int<uint64_t>(words[3]).value(), id}] = take(2);
+      built.ptys[{number<uint64_t>(words[3]), id}] = take(2);
     else
       built.spaces[id] = {take(2), take(3)};
   }

@@ -204,6 +204,7 @@ Description describe_all(const DumpPlan& plan) {
   for (const Space& space : spaces_of(plan))
     result.spaces.push_back(describe_space(space, plan, around));
   std::vector<const Entries*> spaces;
+  spaces.reserve(result.spaces.size());
   for (const Entries& entries : result.spaces) spaces.push_back(&entries);
   if (!plan.content_mounts.empty() || !plan.recreated_mounts.empty())
     result.taken = take_in(plan, around.host(), result.spaces);

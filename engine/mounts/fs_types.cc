@@ -79,9 +79,9 @@ std::vector<MountOption> split_options(std::string_view options) {
     at = end + 1;
     if (word.empty()) continue;
     // The nodes of a tmpfs's memory policy are listed with commas, too.
-    if (!result.empty() && result.back().name == "mpol" && result.back().value &&
-        isdigit(static_cast<unsigned char>(word.front()))) {
-      *result.back().value += "," + std::string(word);
+    MountOption* last = result.empty() ? nullptr : &result.back();
+    if (last && last->name == "mpol" && isdigit(static_cast<unsigned char>(word.front()))) {
+      last->value = last->value.value_or("") + "," + std::string(word);
       continue;
     }
     auto equals = word.find('=');

@@ -16,7 +16,7 @@ namespace stasis::engine::mounts {
 namespace {
 
 #ifndef STATX_MNT_ID_UNIQUE
-constexpr unsigned STATX_MNT_ID_UNIQUE = 0x4000;
+#define STATX_MNT_ID_UNIQUE 0x4000U
 #endif
 
 using Maps = std::pair<std::string, std::string>;  // of uids and of gids; empty: none

@@ -70,7 +70,7 @@ std::vector<uint32_t> find_locked(const DumpPlan& plan) {
   std::string found =
       userns::in_user_namespace(plan.root, [&] { return try_to_unmount(ns.get(), mounts); });
   for (std::string_view id : text::words(found))
-    locked.push_back(text::to_int<uint32_t>(id).value());
+    if (auto number = text::to_int<uint32_t>(id)) locked.push_back(*number);
   return locked;
 }
 

@@ -179,7 +179,7 @@ UniqueFd Sources::hold_automatic(const Node& node) {
   const std::string& then = node.entry->source();
   if (!record) return hold_path(node, then);
   std::string remedy = "Mount there what was there, or name another source: " + naming(node) + ".";
-  if (checkpoint_.more.value().boot_id() != kernel::boot_id()) {
+  if (!checkpoint_.more || checkpoint_.more->boot_id() != kernel::boot_id()) {
     // Numbers mean nothing any more; its type is what can be compared.
     const auto& now = host().at(then)->fstype;
     if (now == record->fstype() && record->has_inode()) return hold_path(node, then);

@@ -72,6 +72,7 @@ std::vector<NestedMounts> find_nested(const DumpPlan& plan, const std::vector<pi
               "(chroot), so that the namespace's root can't be seen")
           .hint("Let it call pivot_root instead, or chroot without unshare.");
   std::vector<NestedMounts> nested;
+  nested.reserve(seers.size());
   for (auto& [inode, seen] : seers) nested.push_back(std::move(seen));
   return nested;
 }

@@ -50,7 +50,9 @@ void look_at_user_namespace(const DumpPlan& plan, const NsIds& ids,
                             std::vector<Finding>& findings) {
   const std::string proc = fmt::format("/proc/{}/", plan.root);
   const std::string subject = "the container's user namespace";
-  std::string trouble = userns::trouble_with(*userns::IdMap::of(plan.root).maps());
+  const userns::IdMap map = userns::IdMap::of(plan.root);
+  std::string trouble;
+  if (const auto& maps = map.maps()) trouble = userns::trouble_with(*maps);
   if (!trouble.empty())
     findings.push_back({subject, trouble, "map them in linux.uidMappings and gidMappings"});
   if (text::trim(kernel::read_file(proc + "setgroups")) == "deny")
@@ -266,7 +268,7 @@ Layout layout(const image::Checkpoint& checkpoint, const RestorePlan& plan) {
 
 void restore(const image::Checkpoint& checkpoint, const RestorePlan& plan, pid_t root) {
   const uint64_t made = layout(checkpoint, plan).clone_flags;
-  if (made & CLONE_NEWUSER) userns::write_maps(*checkpoint.userns, root);
+  if ((made & CLONE_NEWUSER) && checkpoint.userns) userns::write_maps(*checkpoint.userns, root);
   if ((made & inside) == 0) return;
   UniqueFd pidfd = kernel::pidfd_open(root);
   in_namespaces(pidfd.get(), made & inside, [&] {

@@ -68,16 +68,17 @@ Extents parse_map(std::string_view text) {
   while (!text.empty()) {
     std::string_view line = text::next(text, '\n');
     auto words = text::words(line);
-    std::optional<uint32_t> numbers[3];
-    for (size_t i = 0; i < 3 && words.size() == 3; ++i)
-      numbers[i] = text::to_int<uint32_t>(words[i]);
-    if (!numbers[0] || !numbers[1] || !numbers[2])
+    std::vector<uint32_t> numbers;
+    numbers.reserve(words.size());
+    for (std::string_view word : words)
+      if (auto number = text::to_int<uint32_t>(word)) numbers.push_back(*number);
+    if (words.size() != 3 || numbers.size() != 3)
       throw Error("read", "/proc/PID/uid_map")
           .because("unexpected line \"" + std::string(line) + '"');
     image::UidGidExtent& extent = *map.Add();
-    extent.set_first(*numbers[0]);
-    extent.set_lower_first(*numbers[1]);
-    extent.set_count(*numbers[2]);
+    extent.set_first(numbers[0]);
+    extent.set_lower_first(numbers[1]);
+    extent.set_count(numbers[2]);
   }
   return map;
 }

@@ -3,7 +3,7 @@ import json
 import os
 import pathlib
 
-from faults import FAIL, KILL, engine, fail_dumps
+from faults import FAIL, KILL, MANY, engine, fail_dumps
 from harness import Container, expect, run, scenario, wait_for
 
 
@@ -132,5 +132,5 @@ def sweep(env, how, wanted):
 
 for _how, _word in ((FAIL, "fail"), (KILL, "kill")):
     scenario(lambda env, how=_how: sweep(env, how, 60), name=f"fork_snapshot_{_word}", seconds=300)
-    scenario(lambda env, how=_how: sweep(env, how, 10**9), label="long",
-             name=f"fork_snapshot_{_word}_everywhere", seconds=3600)
+    scenario(lambda env, how=_how: sweep(env, how, MANY), label="long",
+             name=f"fork_snapshot_{_word}_many", seconds=3600)
