@@ -12,12 +12,13 @@
 #include <optional>
 #include <set>
 
-#include "cli/fit_users.h"
 #include "cli/image_view.h"
 #include "engine/mounts/fs_types.h"
 #include "engine/mounts/mounts.h"
 #include "engine/mounts/tree.h"
+#include "hook/user_fit.h"
 #include "kernel/fs.h"
+#include "mountmap/config_key.h"
 #include "mountmap/paths.h"
 #include "rpc/externals.h"
 #include "rpc/option_names.h"
@@ -52,15 +53,6 @@ std::string key_in(const MntEntry& entry, const std::string& key) {
   return key == found_automatically ? entry.mountpoint() : key;
 }
 
-bool read_only(const oci::ConfigMount& mount) {
-  bool result = false;
-  for (const std::string& option : mount.options) {
-    if (option == "ro" || option == "rro") result = true;
-    if (option == "rw" || option == "rrw") result = false;
-  }
-  return result;
-}
-
 // "/etc/hosts//deleted" is not below "/etc/hosts".
 bool is_below(const std::string& path, const std::string& directory) {
   return path.size() > directory.size() + 1 && path.starts_with(directory) &&
@@ -81,7 +73,7 @@ class Comparison {
   }
 
   std::vector<MapFinding> run() {
-    findings_ = compare_users(image_, config_);
+    findings_ = hook::compare_users(image_, config_);
     if (mounts_.empty()) return std::move(findings_);  // in the dumper's own mount namespace
     compare_tree();
     compare_root();
@@ -143,7 +135,7 @@ class Comparison {
     compare_kind(wanted, source, now->directory);
     if (!given->second.mount) return;
     compare_record(wanted, source, *now);
-    compare_access(*wanted.entry, read_only(*given->second.mount));
+    compare_access(*wanted.entry, given->second.mount->read_only());
   }
 
   bool decided_by_policy(const Wanted& wanted, const std::string& given) {
@@ -178,7 +170,7 @@ class Comparison {
   void refuse_unnamed(const Wanted& wanted) {
     std::string type;
     for (const oci::ConfigMount& mount : config_.mounts)
-      if (key_of(config_, mount.destination) == wanted.key) type = mount.type;
+      if (mountmap::key_of(config_, mount.destination) == wanted.key) type = mount.type;
     bool controller = !type.empty() ? false : below_cgroup(wanted.key);
     find(Severity::obstacle, wanted.entry->mountpoint(),
          controller ? "is a cgroup v1 controller that this host hasn't mounted so"
@@ -216,7 +208,8 @@ class Comparison {
   std::optional<bool> is_directory_below(const MntEntry& entry) const {
     for (const MntEntry& parent : mounts_)
       if (parent.mnt_id() == entry.parent_mnt_id() && !is_root(parent)) return std::nullopt;
-    auto below = mountmap::identify(config_.root_path + key_of(config_, entry.mountpoint()));
+    auto below =
+        mountmap::identify(config_.root_path + mountmap::key_of(config_, entry.mountpoint()));
     if (!below) return std::nullopt;  // runc makes it
     return below->directory;
   }
@@ -269,7 +262,7 @@ class Comparison {
 
   // A mount of config.json: where is it in the image?
   void compare_configured(const oci::ConfigMount& mount) {
-    std::string key = key_of(config_, mount.destination);
+    std::string key = mountmap::key_of(config_, mount.destination);
     if (mount.bind() && used_.contains(key)) return;
     const MntEntry* same = nullptr;
     for (const MntEntry* entry : in_order(mounts_)) {
@@ -288,7 +281,7 @@ class Comparison {
                        mount.bind() ? "bind of " + mount.source : mount.type),
            "");
     else if (!mount.bind() && type == mount.type)
-      compare_access(*same, read_only(mount));
+      compare_access(*same, mount.read_only());
   }
 
   void miss(const oci::ConfigMount& mount, const std::string& key) {
@@ -363,7 +356,7 @@ std::map<std::string, Given> given_sources(const oci::Config& config) {
   std::map<std::string, Given> given;
   for (const oci::ConfigMount& mount : config.mounts) {
     if (mount.bind())
-      given[key_of(config, mount.destination)] = {mount.source, &mount};
+      given[mountmap::key_of(config, mount.destination)] = {mount.source, &mount};
     else if (mount.type == "cgroup" && !config.has_namespace("cgroup"))
       add_cgroups(mount, given);
   }
@@ -372,29 +365,6 @@ std::map<std::string, Given> given_sources(const oci::Config& config) {
     given[device.path] = {device.path, nullptr};
   add_engine_configuration(config, given);
   return given;
-}
-
-std::string key_of(const oci::Config& config, const std::string& destination) {
-  long root = kernel::call(SYS_openat, AT_FDCWD, config.root_path.c_str(),
-                           O_PATH | O_DIRECTORY | O_CLOEXEC);
-  if (root < 0) return destination;
-  UniqueFd root_fd(static_cast<int>(root));
-  auto path_of = [](int fd) { return kernel::read_link("/proc/self/fd/" + std::to_string(fd)); };
-  // The end of the path may be missing: what is there is resolved.
-  std::string there = destination, missing;
-  while (there.size() > 1) {
-    long fd =
-        kernel::try_open_in(root_fd.get(), there, O_PATH, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS);
-    if (fd >= 0) {
-      UniqueFd here(static_cast<int>(fd));
-      return oci::clean_path(mountmap::rebase(path_of(here.get()), path_of(root_fd.get()), "/") +
-                             missing);
-    }
-    size_t slash = there.rfind('/');
-    missing.insert(0, there.substr(slash));
-    there.resize(slash);
-  }
-  return destination;
 }
 
 std::vector<MapFinding> compare(const image::Checkpoint& image, const oci::Config& config,

@@ -29,10 +29,6 @@ struct Given {
 };
 std::map<std::string, Given> given_sources(const oci::Config& config);
 
-// The path in the container that a destination leads to: the root file
-// system's symbolic links are followed inside of it, as runc does.
-std::string key_of(const oci::Config& config, const std::string& destination);
-
 // Obstacles prevent a restore; warnings and notes are differences that come
 // with it. `recorded` may be empty; so may `id`, the container's, which rules of
 // the policy may need.

@@ -187,10 +187,10 @@ TEST_CASE("destinations with symbolic links lead where runc takes them") {
   oci::Config config = bundle.config();
   fs::create_directory(bundle.path / "rootfs/run");
   fs::create_directory_symlink("/run", bundle.path / "rootfs/var");
-  CHECK(key_of(config, "/var/lock") == "/run/lock");
-  CHECK(key_of(config, "/var/lock/a") == "/run/lock/a");
-  CHECK(key_of(config, "/data") == "/data");
-  CHECK(key_of(config, "/var") == "/run");
+  CHECK(mountmap::key_of(config, "/var/lock") == "/run/lock");
+  CHECK(mountmap::key_of(config, "/var/lock/a") == "/run/lock/a");
+  CHECK(mountmap::key_of(config, "/data") == "/data");
+  CHECK(mountmap::key_of(config, "/var") == "/run");
 }
 
 TEST_CASE("--map names one external mount, or learns which there are") {

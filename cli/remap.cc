@@ -92,7 +92,7 @@ std::string mapped_config(const std::string& text, const std::string& bundle,
               {"options", {"rbind", map.read_only ? "ro" : "rw"}}};
     size_t i = 0;
     while (i < config.mounts.size() &&
-           key_of(config, config.mounts[i].destination) != map.destination)
+           mountmap::key_of(config, config.mounts[i].destination) != map.destination)
       ++i;
     if (i == config.mounts.size())
       mounts.push_back(std::move(made));

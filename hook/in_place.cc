@@ -11,9 +11,11 @@
 #include "hook/checkpoint_archive.h"
 #include "hook/checkpoints.h"
 #include "hook/confinement.h"
+#include "hook/file_fit.h"
 #include "hook/mount_fit.h"
 #include "hook/record.h"
 #include "hook/start_log.h"
+#include "hook/user_fit.h"
 #include "hook/watcher.h"
 #include "mountmap/policy.h"
 
@@ -41,6 +43,16 @@ bool watch(pid_t init, const image::Checkpoint& checkpoint, int signal, StartLog
     log.fail(container_stderr.get(), error.what());
   }
   return true;
+}
+
+// A user namespace that config.json joins shows only at the start.
+void check_users(const image::Checkpoint& checkpoint, const oci::Config& config) {
+  for (const oci::ConfigNamespace& ns : config.namespaces)
+    if (ns.type == "user" && !ns.path.empty()) return;
+  for (const mountmap::MapFinding& finding : compare_users(checkpoint, config))
+    throw Error("restore", "the container in place")
+        .because(finding.subject + " " + finding.what)
+        .hint(finding.remedy);
 }
 
 void try_to_remove(const std::string& id, Log& log) {
@@ -100,8 +112,10 @@ void arm(const oci::State& state, const oci::Config& config, Log& log, std::stri
   image::Checkpoint checkpoint = image::load(directory.get());
   engine::check_in_place(checkpoint);
   check_namespaces(config);
+  check_users(checkpoint, config);
   check_privileges(checkpoint, config);
   check_provided(checkpoint, config);
+  check_root_files(checkpoint, config);
   for (const std::string& difference : mount_differences(checkpoint, config)) {
     log.warn("{}", difference);
     restore_log.warn("{}", difference);

@@ -1,12 +1,15 @@
 #include "hook/mount_fit.h"
 
 #include <fmt/format.h>
+#include <sys/mount.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <set>
 
 #include "engine/mounts/fs_types.h"
 #include "engine/mounts/tree.h"
+#include "mountmap/config_key.h"
 #include "mountmap/paths.h"
 
 namespace stasis::hook {
@@ -15,8 +18,13 @@ namespace {
 
 class Fit {
  public:
-  Fit(const std::vector<image::MntEntry>& mounts, const oci::Config& config)
+  Fit(const image::Checkpoint& checkpoint, const std::vector<image::MntEntry>& mounts,
+      const oci::Config& config)
       : mounts_(mounts), config_(config) {
+    for (const oci::ConfigMount& mount : config.mounts)
+      places_.push_back(mountmap::key_of(config, mount.destination));
+    if (checkpoint.more)
+      sources_.assign(checkpoint.more->sources().begin(), checkpoint.more->sources().end());
     for (const image::MntEntry& entry : mounts) ids_.insert(entry.mnt_id());
   }
 
@@ -33,16 +41,17 @@ class Fit {
             fmt::format("{} was mounted at the checkpoint, config.json has nothing there",
                         engine::mounts::describe(*entry)));
     }
+    find_new(lines);
     return lines;
   }
 
  private:
   bool is_root(const image::MntEntry& entry) const { return !ids_.contains(entry.parent_mnt_id()); }
 
+  // The last one is what is seen.
   const oci::ConfigMount* mount_at(const std::string& point) const {
-    auto found = std::find_if(config_.mounts.rbegin(), config_.mounts.rend(),
-                              [&](const auto& mount) { return mount.destination == point; });
-    return found == config_.mounts.rend() ? nullptr : &*found;
+    auto found = std::find(places_.rbegin(), places_.rend(), point);
+    return found == places_.rend() ? nullptr : &config_.mounts[places_.rend() - found - 1];
   }
 
   // Devices, masks, what lies below a mount that brings others along.
@@ -58,19 +67,54 @@ class Fit {
            });
   }
 
-  static void compare(const image::MntEntry& then, const oci::ConfigMount& now,
-                      std::vector<std::string>& lines) {
+  void compare(const image::MntEntry& then, const oci::ConfigMount& now,
+               std::vector<std::string>& lines) const {
+    const std::string& point = then.mountpoint();
     std::string type = engine::mounts::type_name(then);
-    bool was_tmpfs = type == "tmpfs" && engine::mounts::external_key(then).empty();
-    if (was_tmpfs && now.type != "tmpfs" && now.type != "cgroup")
+    bool external = !engine::mounts::external_key(then).empty();
+    if (type == "tmpfs" && !external && now.type != "tmpfs" && now.type != "cgroup")
       lines.push_back(
           fmt::format("{} was a tmpfs at the checkpoint and is {} now: what it held is "
                       "left out",
-                      then.mountpoint(), now.bind() ? "bound" : now.type));
+                      point, now.bind() ? "bound" : now.type));
+    else if (external && !now.bind() && now.type != "cgroup")
+      lines.push_back(fmt::format("{} was bound at the checkpoint and is {} now", point, now.type));
+    if (external && now.bind()) compare_source(then, now, lines);
+    bool was_read_only = (then.flags() & MS_RDONLY) != 0;
+    if (was_read_only != now.read_only() && now.type != "cgroup" && now.type != "sysfs")
+      lines.push_back(fmt::format("{} was {} at the checkpoint and is {} now", point,
+                                  was_read_only ? "read-only" : "writable",
+                                  was_read_only ? "writable" : "read-only"));
+  }
+
+  void compare_source(const image::MntEntry& then, const oci::ConfigMount& now,
+                      std::vector<std::string>& lines) const {
+    auto plain = [](const std::string& path) {
+      std::error_code error;
+      return std::filesystem::weakly_canonical(path, error);
+    };
+    for (const image::HostSourceEntry& source : sources_)
+      if (source.mnt_id() == then.mnt_id() && plain(source.path()) != plain(now.source))
+        lines.push_back(fmt::format("{} was {} at the checkpoint and is {} now", then.mountpoint(),
+                                    source.path(), now.source));
+  }
+
+  // What the processes had at such a place is hidden now.
+  void find_new(std::vector<std::string>& lines) const {
+    for (size_t i = 0; i < places_.size(); ++i) {
+      const oci::ConfigMount& mount = config_.mounts[i];
+      if (std::ranges::none_of(mounts_, [&](const image::MntEntry& entry) {
+            return entry.mountpoint() == places_[i];
+          }))
+        lines.push_back(fmt::format("{} is {} now, at the checkpoint nothing was mounted there",
+                                    places_[i], mount.bind() ? mount.source : mount.type));
+    }
   }
 
   const std::vector<image::MntEntry>& mounts_;
   const oci::Config& config_;
+  std::vector<std::string> places_;  // of config.json's mounts
+  std::vector<image::HostSourceEntry> sources_;
   std::set<uint32_t> ids_;
 };
 
@@ -80,7 +124,7 @@ std::vector<std::string> mount_differences(const image::Checkpoint& checkpoint,
                                            const oci::Config& config) {
   auto mounts = checkpoint.mounts.find(checkpoint.root().ids.mnt_ns_id());
   if (mounts == checkpoint.mounts.end()) return {};
-  return Fit(mounts->second, config).differences();
+  return Fit(checkpoint, mounts->second, config).differences();
 }
 
 void check_provided(const image::Checkpoint& checkpoint, const oci::Config& config) {

@@ -10,7 +10,8 @@
 
 namespace stasis::hook {
 
-// One line for each mount of the checkpoint that is another now, or none.
+// One line for each mount that is another now: gone or new, of another kind or source,
+// read-only or no longer.
 std::vector<std::string> mount_differences(const image::Checkpoint& checkpoint,
                                            const oci::Config& config);
 

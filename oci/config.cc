@@ -79,6 +79,15 @@ bool ConfigMount::bind() const {
 
 bool ConfigMount::recursive() const { return has(options, "rbind"); }
 
+bool ConfigMount::read_only() const {
+  bool result = false;
+  for (const std::string& option : options) {
+    if (option == "ro" || option == "rro") result = true;
+    if (option == "rw" || option == "rrw") result = false;
+  }
+  return result;
+}
+
 bool Config::has_namespace(std::string_view type) const {
   return std::any_of(namespaces.begin(), namespaces.end(),
                      [&](const auto& ns) { return ns.type == type; });

@@ -19,6 +19,7 @@ struct ConfigMount {
 
   bool bind() const;       // bind or rbind by type or option
   bool recursive() const;  // rbind
+  bool read_only() const;
 };
 
 struct ConfigNamespace {

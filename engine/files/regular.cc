@@ -64,21 +64,6 @@ void dump(Dumper& dumper, const OpenFile& file, image::FileEntry& entry) {
   describe_path(dumper, file, *entry.mutable_reg(), file.id);
 }
 
-void check(const image::RegFileEntry& entry, const struct statx& stat, mode_t type) {
-  auto differs = [&](const std::string& cause) {
-    return Error("restore file", entry.name())
-        .because(cause)
-        .hint("bring back the file as it was when the container was checkpointed");
-  };
-  bool right_type = type ? (stat.stx_mode & S_IFMT) == type : harmless(stat);
-  if (!right_type && !(entry.flags() & O_PATH))
-    throw differs(fmt::format("it is now of another type (mode {:o})", stat.stx_mode));
-  if (entry.has_mode() && entry.mode() != stat.stx_mode)
-    throw differs(fmt::format("its mode is {:o}, it was {:o}", stat.stx_mode, entry.mode()));
-  if (entry.has_size() && S_ISREG(stat.stx_mode) && entry.size() != stat.stx_size)
-    throw differs(fmt::format("its size is {}, it was {}", stat.stx_size, entry.size()));
-}
-
 std::string below_root(const std::string& name) {
   if (!name.starts_with('/')) throw Error("restore file", name).because("its path is not absolute");
   return name.size() == 1 ? "." : name.substr(1);
@@ -155,6 +140,21 @@ UniqueFd open_unfollowed(Restorer& restorer, const image::RegFileEntry& entry, i
 
 }  // namespace
 
+void check_same(const image::RegFileEntry& entry, const struct statx& stat, mode_t type) {
+  auto differs = [&](const std::string& cause) {
+    return Error("restore file", entry.name())
+        .because(cause)
+        .hint("bring back the file as it was when the container was checkpointed");
+  };
+  bool right_type = type ? (stat.stx_mode & S_IFMT) == type : harmless(stat);
+  if (!right_type && !(entry.flags() & O_PATH))
+    throw differs(fmt::format("it is now of another type (mode {:o})", stat.stx_mode));
+  if (entry.has_mode() && entry.mode() != stat.stx_mode)
+    throw differs(fmt::format("its mode is {:o}, it was {:o}", stat.stx_mode, entry.mode()));
+  if (entry.has_size() && S_ISREG(stat.stx_mode) && entry.size() != stat.stx_size)
+    throw differs(fmt::format("its size is {}, it was {}", stat.stx_size, entry.size()));
+}
+
 std::optional<Objection> regular_objection(const Probe& probe, const Surroundings& around) {
   if (is_runtimes(probe, around)) return std::nullopt;
   return standing_of(probe, around).objection;
@@ -199,7 +199,7 @@ UniqueFd find_path(Restorer& restorer, const image::RegFileEntry& entry, mode_t 
                                   RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS);
     node.reset(static_cast<int>(kernel::must(fd, "restore file", entry.name())));
   }
-  check(entry, kernel::stat_fd(node.get()), type);
+  check_same(entry, kernel::stat_fd(node.get()), type);
   return node;
 }
 

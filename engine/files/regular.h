@@ -15,6 +15,10 @@ std::optional<Objection> regular_objection(const Probe& probe, const Surrounding
 // Fills `entry`; a file without a name goes into the image as a ghost.
 void describe_path(Dumper& dumper, const OpenFile& file, image::RegFileEntry& entry, uint32_t id);
 
+// Throws Error where the file at its path is another than it was: of another type, mode
+// or size. `type` as below.
+void check_same(const image::RegFileEntry& entry, const struct statx& stat, mode_t type);
+
 // The file by its path beneath the container's root, or what stands in for it:
 // an O_PATH descriptor. Checks that it is what it was; `type` is S_IFIFO for
 // named pipes, 0 for all that can be opened without waiting.

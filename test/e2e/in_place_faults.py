@@ -76,16 +76,20 @@ def in_place_other_users(env):
             for name in ("uidMappings", "gidMappings"):
                 config["linux"][name][0]["size"] -= 1
         from_checkpoint(c, image, shifted)
-        said = refusal(c, "run", "--bundle", c.bundle, c.name)
-        expect("the ids of its users aren't mapped as they were" in said, said)
-        run("runc", "delete", "-f", c.name, ok=None)
-        no_watcher(c)
-    c.gone()
+        refused(c, refusal(c, "create", "--bundle", c.bundle, c.name),
+                "the user namespace maps uids otherwise", "linux.uidMappings")
+
+        def nobody(config):
+            config["linux"]["namespaces"] = [n for n in config["linux"]["namespaces"] if n["type"] != "user"]
+            del config["linux"]["uidMappings"], config["linux"]["gidMappings"]
+        from_checkpoint(c, image, nobody)
+        refused(c, refusal(c, "create", "--bundle", c.bundle, c.name), "config.json has none")
 
 
 @scenario
 def in_place_fails_at_start(env):
-    """What is found at the start makes it fail; the reason is in the container's log."""
+    """A file of the root that has changed makes the create fail, what is found later the start; the
+    reason of that is in the container's log."""
     env.only_stasis()
     c, image = checkpointed(env, "files")
     with c:
@@ -93,14 +97,14 @@ def in_place_fails_at_start(env):
         program = c.bundle / "rootfs/files"
         whole = program.read_bytes()
 
-        def fails(*texts):
-            refused(c, refusal(c, "run", "--bundle", c.bundle, c.name), *texts)
         program.write_bytes(whole + b"more")
-        fails("stasis: cannot restore file /files: its size is", "bring back the file")
+        refused(c, refusal(c, "create", "--bundle", c.bundle, c.name),
+                "stasis: cannot restore file /files: its size is", "bring back the file")
         program.write_bytes(whole)
         c.data.rename(c.dir / "away")
         c.data.mkdir()
-        fails("stasis: cannot restore file /data/", "No such file or directory")
+        refused(c, refusal(c, "run", "--bundle", c.bundle, c.name),
+                "stasis: cannot restore file /data/", "No such file or directory")
         c.data.rmdir()
         (c.dir / "away").rename(c.data)
         start(c)

@@ -2,7 +2,7 @@
 import dataclasses
 
 from harness import Container, expect, scenario
-from in_place import from_checkpoint, no_watcher
+from in_place import from_checkpoint, no_watcher, restore_log
 from runtimes import RUNTIMES, Create
 from scenarios import more_caps
 from userns import hand_over, map_users
@@ -147,6 +147,9 @@ def cell(name, row, how, runtime):
             host.start()
             if before:
                 c.same_as(before, row.ignore)
+            if runtime is Create:
+                told = [line for line in restore_log(c).splitlines() if "at the checkpoint" in line]
+                expect(not told, f"differences: {told}")
             row.look(c, host, stood)
             no_watcher(host)
             said = host.exec("/bin/echo", "here")
@@ -159,16 +162,16 @@ def cell(name, row, how, runtime):
 def late_failure(how, runtime):
     @scenario(name=f"in_place_told_{how}", label=runtime.label)
     def go(env):
-        """A file that has changed fails the start, and its user reads why."""
+        """A file that is missing on a mount fails the start, and its user reads why."""
         env.only_stasis()
-        row = PROGRAMS["threads"]
+        row = FEATURES["files"]
         with bundle_for(env, row, runtime) as c, runtime(c) as host:
             checkpointed(c, row, runtime)
-            program = c.bundle / "rootfs/threads"
-            program.write_bytes(program.read_bytes() + b"more")
+            c.data.rename(c.dir / "away")
+            c.data.mkdir()
             host.start(ok=False)
             said = host.told()
-            expect("stasis: cannot restore file /threads: its size is" in said, f"it says {said!r}")
+            expect("stasis: cannot restore file /data/" in said, f"it says {said!r}")
             no_watcher(host)
         c.gone()
 

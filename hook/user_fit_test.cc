@@ -1,11 +1,11 @@
-#include "cli/fit_users.h"
+#include "hook/user_fit.h"
 
 #include <catch2/catch.hpp>
 
 #include "engine/image/golden.h"
 
 using namespace stasis;
-using namespace stasis::cli;
+using namespace stasis::hook;
 using Catch::Contains;
 
 namespace {

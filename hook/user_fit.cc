@@ -1,4 +1,4 @@
-#include "cli/fit_users.h"
+#include "hook/user_fit.h"
 
 #include <fmt/core.h>
 #include <sched.h>
@@ -6,7 +6,7 @@
 #include <algorithm>
 #include <array>
 
-namespace stasis::cli {
+namespace stasis::hook {
 namespace {
 
 using Extents = google::protobuf::RepeatedPtrField<image::UidGidExtent>;
@@ -89,4 +89,4 @@ std::vector<mountmap::MapFinding> compare_users(const image::Checkpoint& image,
   return findings;
 }
 
-}  // namespace stasis::cli
+}  // namespace stasis::hook

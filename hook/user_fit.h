@@ -8,9 +8,9 @@
 #include "mountmap/mount_map.h"
 #include "oci/config.h"
 
-namespace stasis::cli {
+namespace stasis::hook {
 
 std::vector<mountmap::MapFinding> compare_users(const image::Checkpoint& image,
                                                 const oci::Config& config);
 
-}  // namespace stasis::cli
+}  // namespace stasis::hook
