@@ -4,6 +4,7 @@ import contextlib
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 
@@ -225,6 +226,37 @@ def fault_3_shared_volume(env):
             run("umount", host / "below")
 
 
+ENABLED = {"s": "--enable-external-sharing", "m": "--enable-external-masters"}
+
+
+@scenario
+def external_groups(env):
+    """Volumes of the host's that share mounts with it, or follow it: by one letter, or in CRIU's older words."""
+    env.only_stasis()
+    host, vol = env.work / "host", env.work / "vol"
+    for letter, make, tag in (("s", "true", "shared:"), ("m", f"mount --make-slave {vol}; mount --make-slave {host}", "master:")):
+        with mounted(host, vol):
+            tmpfs(host, "volume", "host")
+            run("mount", "--make-shared", host)
+            with Tree(env, f"mount --bind {host} {vol}; {make}", shared=host) as tree:
+                expect(tag in tree.mount_line(vol), f"the volume isn't {tag}")
+                other = "m" if letter == "s" else "s"
+                says(tree.dump("--external", f"mnt[]:{other}", ok=False), f"mount {vol} (tmpfs)",
+                     "allow it: --external mnt[]:sm")
+                for dump, restore in (
+                        (("--external", f"mnt[]:{letter}"), ("--external", f"mnt[]:{letter}")),
+                        (("--ext-mount-map", "auto", ENABLED[letter]), ("--ext-mount-map", "auto"))):
+                    tree.dump(*dump)
+                    tree.restore(*restore)
+                    expect(tag in tree.mount_line(vol), f"{dump}: no longer {tag}")
+                    (host / "below").mkdir(exist_ok=True)
+                    run("mount", "-t", "tmpfs", "below", host / "below")
+                    (host / "below/file").write_text("below")
+                    expect(tree.path(vol / "below/file").read_text() == "below", f"{dump}: cut off")
+                    run("umount", host / "below")
+        shutil.rmtree(env.work / "tree")
+
+
 @scenario
 def fault_4_deleted_source(env):
     """Binds of deleted files are refused before the freeze, inside and from the host."""
@@ -353,17 +385,7 @@ def mount_options(env):
     """A device by its number, file systems by name, mounts left out with what stands on them."""
     env.only_stasis()
     disk, out, huge = env.work / "disk", env.work / "out", env.work / "huge"
-    image = env.work / "disk.img"
-    with open(image, "wb") as file:
-        file.truncate(8 << 20)
-    run("mkfs.ext2", "-q", image)
-    loop = subprocess.run(["losetup", "-f", "--show", image], capture_output=True, text=True,
-                          check=False).stdout.strip()
-    if not loop:
-        raise Skip("no loop device can be had")
-    with contextlib.ExitStack() as stack:
-        stack.callback(run, "losetup", "-d", loop, ok=None)
-        stack.enter_context(mounted(disk, out, huge))
+    with disk_image(env) as loop, mounted(disk, out, huge):
         number = os.stat(loop).st_rdev
         setup = (f"mount -t ext2 {loop} {disk}; echo content >{disk}/file; mkdir {disk}/sub; "
                  f"mount -t tmpfs out {out}; mkdir {out}/below; mount -t tmpfs below {out}/below; "
@@ -380,7 +402,7 @@ def mount_options(env):
             says(tree.restore(*args, "--enable-fs", "bpf", ok=False), str(disk), "dev[loop]:")
             says(tree.restore(*args, "--external", f"dev[loop]:{loop}", ok=False), str(huge),
                  "--enable-fs bpf")
-            says(tree.restore(*args, "--external", f"dev[loop]:{image}", "--enable-fs", "bpf",
+            says(tree.restore(*args, "--external", f"dev[loop]:{env.work / 'disk.img'}", "--enable-fs", "bpf",
                               ok=False), "no block device")
             tree.restore(*args, "--external", f"dev[loop]:{loop}", "--enable-fs", "bpf")
             expect(tree.path(disk / "file").read_text() == "content\n", "another device")
@@ -464,6 +486,45 @@ def policy_of(c):
     path = c.dir / "policy.yaml"
     path.write_text("rules: [{destination: '/etc/*', action: content}]\n")
     return path
+
+
+@contextlib.contextmanager
+def disk_image(env, megabytes=8):
+    """A loop device with an ext2 file system."""
+    image = env.work / "disk.img"
+    with open(image, "wb") as file:
+        file.truncate(megabytes << 20)
+    run("mkfs.ext2", "-q", image)
+    loop = subprocess.run(["losetup", "-f", "--show", image], capture_output=True, text=True,
+                          check=False).stdout.strip()
+    if not loop:
+        raise Skip("no loop device can be had")
+    try:
+        yield loop
+    finally:
+        run("losetup", "-d", loop, ok=None)
+
+
+@scenario
+def fault_8_part_of_a_disk(env):
+    """A part of a disk, the whole of which is mounted nowhere: no restore could find it."""
+    env.only_stasis()
+    with disk_image(env) as loop, Container(env, "counter") as c:
+        c.start()
+        number = os.stat(loop).st_rdev
+        inside(c, "mknod", "/dev/disk", "b", os.major(number), os.minor(number))
+        inside(c, "mkdir", "/tmp/whole", "/tmp/part")
+        inside(c, "mount", "-t", "ext2", "/dev/disk", "/tmp/whole")
+        inside(c, "mkdir", "/tmp/whole/sub")
+        inside(c, "mount", "--bind", "/tmp/whole/sub", "/tmp/part")
+        inside(c, "umount", "/tmp/whole")
+        why = ("/tmp/part", "(/sub)", "mounted nowhere else")
+        refused(c, *why, "--external mnt[/tmp/part]")
+        says(run(env.stasis, "checkpoint", c.name, "--image", c.dir / "image", ok=False).stderr, "/tmp/part")
+        expect(not (c.dir / "image").exists(), "an image is left")
+        inside(c, "umount", "/tmp/part")
+        c.comes_back(c.observe())
+    c.gone()
 
 
 @scenario
