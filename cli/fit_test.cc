@@ -12,6 +12,7 @@
 #include "cli/image_view.h"
 #include "cli/remap.h"
 #include "engine/image/golden.h"
+#include "mountmap/config_key.h"
 #include "mountmap/map_json.h"
 
 using namespace stasis;

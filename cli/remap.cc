@@ -14,6 +14,7 @@
 #include "cli/fit.h"
 #include "kernel/directories.h"
 #include "kernel/fs.h"
+#include "mountmap/config_key.h"
 
 namespace stasis::cli {
 namespace {

@@ -71,14 +71,14 @@ TEST_CASE("files that are to be seen at the start only are passed over") {
   // A destination leads where the root's links lead.
   config.mounts = {{"/bin", "bind", "/srv", {"bind"}}};
   CHECK_NOTHROW(hook::check_root_files(holding("/usr/bin/other", S_IFREG | 0755, 7), config));
-  auto checkpoint = on_mount;
+  auto checkpoint = holding("/data/log", S_IFREG | 0644, 1);
   image::MntEntry& mount = checkpoint.mounts[0].emplace_back();
   mount.set_mountpoint("/data");
   CHECK_NOTHROW(hook::check_root_files(checkpoint, root.config()));
-  checkpoint = on_mount;
+  checkpoint = holding("/data/log", S_IFREG | 0644, 1);
   checkpoint.remaps.emplace_back().set_orig_id(1);
   CHECK_NOTHROW(hook::check_root_files(checkpoint, root.config()));
-  checkpoint = on_mount;
+  checkpoint = holding("/data/log", S_IFREG | 0644, 1);
   checkpoint.files[1].mutable_reg()->set_ext(true);
   CHECK_NOTHROW(hook::check_root_files(checkpoint, root.config()));
   config.root_path = "/nowhere";
