@@ -32,8 +32,8 @@ class Objects {
   std::unordered_set<uint32_t> ids_, keys_;
 };
 
-void check_undo(const Checkpoint& image) {
-  for (const SemaphoreUndoEntry& entry : image.more->semaphore_undo()) {
+void check_undo(const Checkpoint& image, const StasisEntry& more) {
+  for (const SemaphoreUndoEntry& entry : more.semaphore_undo()) {
     bool known = false;
     for (const SemaphoreSet& set : image.semaphores)
       known |= set.entry.desc().id() == entry.id() && entry.number() < set.values.size();
@@ -43,9 +43,9 @@ void check_undo(const Checkpoint& image) {
   }
 }
 
-void check_posix_queues(const Checkpoint& image) {
+void check_posix_queues(const StasisEntry& more) {
   std::unordered_set<std::string> names;
-  for (const PosixQueueEntry& queue : image.more->posix_queues()) {
+  for (const PosixQueueEntry& queue : more.posix_queues()) {
     const std::string& name = queue.name();
     expect(!name.empty() && name.size() <= longest_name && name != "." && name != ".." &&
                name.find('/') == std::string::npos && name.find('\0') == std::string::npos &&
@@ -93,8 +93,8 @@ void check_ipc(const Checkpoint& image) {
       expect(value <= highest_semaphore, stem, -1, "a semaphore at {}", value);
   }
   if (image.more) {
-    check_undo(image);
-    check_posix_queues(image);
+    check_undo(image, *image.more);
+    check_posix_queues(*image.more);
   }
   expect(image.ipc || (image.segments.empty() && image.queues.empty() && image.semaphores.empty()),
          stem_of("ipcns-var", ns), -1, "missing, though there are System V objects");

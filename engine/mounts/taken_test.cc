@@ -98,6 +98,8 @@ TEST_CASE("what is taken into the image becomes the container's own") {
         CHECK(node.unseen == 0);
         CHECK(node.subpath == "f");
         break;
+      default:
+        break;
     }
   }
   // Without the data in the image there is nothing to make a lone file from.

@@ -265,7 +265,6 @@ TEST_CASE("a cgroup namespace comes back with its root, and we leave what is the
       restorer.commit();
       if (path_of(task, where) != now.name + "/sub") throw Error("find", path_of(task, where));
       UniqueFd pidfd = kernel::pidfd_open(task);
-      std::string inside;
       namespaces::NsIds ids(task);
       if (!ids.own(CLONE_NEWCGROUP)) throw Error("find", "a cgroup namespace");
       if (path_of(getpid(), where) != job.name) throw Error("leave", path_of(getpid(), where));

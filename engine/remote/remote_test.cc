@@ -148,7 +148,7 @@ TEST_CASE("a batch lays out table and data, and names the call that failed") {
   CHECK(entry.args[1] == 0x1000 + 3 * 64);
   CHECK(entry.args[2] == 0x1000 + 3 * 64 + 8);
   uint64_t pointer;
-  memcpy(&pointer, bytes.data() + 3 * 64 + 8 + 8, 8);
+  memcpy(&pointer, bytes.data() + size_t{3} * 64 + 8 + 8, 8);
   CHECK(pointer == 0x1000 + 3 * 64 + 2);
 
   auto set_result = [&](size_t index, int64_t value) {

@@ -19,11 +19,16 @@ namespace stasis::engine {
 
 namespace {
 
-void wait_for(int fd, int seconds) {
-  pollfd end{fd, POLLIN, 0};
-  timespec limit{seconds, 0};
-  while (kernel::call(SYS_ppoll, &end, 1, seconds < 0 ? nullptr : &limit, nullptr, 8) == -EINTR)
-    continue;
+// Whether it has ended in time; `pidfd` tells. A call may fail once.
+bool wait_for_end(int pidfd, int seconds) {
+  pollfd end{pidfd, POLLIN, 0};
+  for (int failures = 0; failures < 2;) {
+    timespec limit{seconds, 0};
+    long ended = kernel::call(SYS_ppoll, &end, 1, seconds < 0 ? nullptr : &limit, nullptr, 8);
+    if (ended >= 0) return ended > 0;
+    if (ended != -EINTR) ++failures;
+  }
+  return false;
 }
 
 // Whether the thread was there to do it.
@@ -76,7 +81,7 @@ void close_others(const std::set<int>& kept) {
   std::set<int> kept{engine};
   for (const Original& original : originals) kept.insert(original.proc.get());
   close_others(kept);
-  wait_for(engine, -1);  // which has killed its tracees then
+  wait_for_end(engine, -1);  // which has killed its tracees then
   for (const Original& original : originals) {
     try {
       for (pid_t child : strangers_of(original)) bury(child);
@@ -103,11 +108,13 @@ std::vector<pid_t> strangers_of(const Original& original) {
 }
 
 void bury(pid_t child) {
-  constexpr int patience = 5;  // seconds; freeing much memory takes a while
+  constexpr int patience = 10;  // seconds; freeing much memory takes a while
   long pidfd = kernel::call(SYS_pidfd_open, child, 0);
   if (pidfd == -ESRCH) return;
   UniqueFd end(static_cast<int>(kernel::must(pidfd, "look at", fmt::format("process {}", child))));
-  wait_for(end.get(), patience);
+  if (!wait_for_end(end.get(), patience))
+    throw Error("remove", fmt::format("process {}", child))
+        .because("it was killed and doesn't end");
   kernel::call(SYS_wait4, child, nullptr, WNOHANG | __WALL, nullptr);  // its tracer, if we are
   auto stat = kernel::find_stat(child);
   if (!stat || stat->state != 'Z' || stat->exit_code != SIGKILL) return;

@@ -34,7 +34,7 @@ constexpr size_t number = offsetof(seccomp_data, nr);
 constexpr size_t first_argument = offsetof(seccomp_data, args);
 
 // Refuses the listed system calls.
-std::string list(std::vector<uint32_t> refused) {
+std::string list(const std::vector<uint32_t>& refused) {
   std::vector<sock_filter> program{load(number)};
   for (uint32_t one : refused) {
     program.push_back(jump(BPF_JEQ, one, 0, 1));

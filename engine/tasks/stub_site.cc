@@ -30,6 +30,7 @@ StubPlace stub_place(const FrozenTask& task) {
 
 uint64_t find_hole(const FrozenTask& task) {
   std::vector<std::pair<uint64_t, uint64_t>> taken;
+  taken.reserve(task.areas.size());
   for (const kernel::MappedArea& area : task.areas) taken.emplace_back(area.start, area.end);
   return roomiest_place(std::move(taken), 0);
 }

@@ -144,12 +144,13 @@ void TaskCopies::end() {
     made.tracee.forget();
   }
   made_.clear();
-  for (pid_t pid : all) kernel::call(SYS_kill, pid, SIGKILL);
+  for (pid_t pid : all)  // a call may fail once
+    if (kernel::call(SYS_kill, pid, SIGKILL) < 0) kernel::call(SYS_kill, pid, SIGKILL);
   for (pid_t pid : all) {
     try {
       bury(pid);
     } catch (const Error&) {
-      bury(pid);  // a call may fail once
+      bury(pid);
     }
   }
   originals_.clear();
