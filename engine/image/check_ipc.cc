@@ -43,7 +43,7 @@ void check_undo(const Checkpoint& image, const StasisEntry& more) {
   }
 }
 
-void check_posix_queues(const StasisEntry& more) {
+void check_posix_queues(const Checkpoint& image, const StasisEntry& more) {
   std::unordered_set<std::string> names;
   for (const PosixQueueEntry& queue : more.posix_queues()) {
     const std::string& name = queue.name();
@@ -94,7 +94,7 @@ void check_ipc(const Checkpoint& image) {
   }
   if (image.more) {
     check_undo(image, *image.more);
-    check_posix_queues(*image.more);
+    check_posix_queues(image, *image.more);
   }
   expect(image.ipc || (image.segments.empty() && image.queues.empty() && image.semaphores.empty()),
          stem_of("ipcns-var", ns), -1, "missing, though there are System V objects");
