@@ -123,6 +123,8 @@ void bury(pid_t child) {
   } catch (const Error&) {
     if (kernel::find_stat(stat->ppid)) throw;
   }
+  if (auto left = kernel::find_stat(child); left && left->state == 'Z')
+    throw Error("remove", fmt::format("process {}", child)).because("its parent can't wait for it");
 }
 
 BurialGuard::BurialGuard(const std::list<Original>& originals) {

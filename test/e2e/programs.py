@@ -286,7 +286,7 @@ while True:
 @scenario(label="long")
 def python(env):
     """Threads, and a child on both ends of its pipes."""
-    counts_on(env, 27, [str(needs("python3")), "-c", PYTHON])
+    counts_on(env, 27, ["/usr/bin/python3", "-c", PYTHON])
 
 
 class Session:
