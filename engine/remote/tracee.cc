@@ -119,8 +119,18 @@ Tracee& Tracee::operator=(Tracee&& other) noexcept {
   return *this;
 }
 
+namespace {
+
+// A call may fail once.
+long let_go(pid_t tid) {
+  long result = call(SYS_ptrace, PTRACE_DETACH, tid, 0, 0);
+  return result < 0 ? call(SYS_ptrace, PTRACE_DETACH, tid, 0, 0) : result;
+}
+
+}  // namespace
+
 Tracee::~Tracee() {
-  if (tid_ != 0) call(SYS_ptrace, PTRACE_DETACH, tid_, 0, 0);
+  if (tid_ != 0) let_go(tid_);
 }
 
 long Tracee::request(int request, uintptr_t address, uintptr_t data, const char* what) const {
@@ -235,7 +245,7 @@ void Tracee::detach() {
   if (tid_ == 0) return;
   pid_t tid = std::exchange(tid_, 0);
   for (int signal : held_back_) call(SYS_tkill, tid, signal);
-  must(call(SYS_ptrace, PTRACE_DETACH, tid, 0, 0), "let go of", thread_name(tid));
+  must(let_go(tid), "let go of", thread_name(tid));
 }
 
 namespace {

@@ -11,6 +11,7 @@
 
 #include <cerrno>
 
+#include "base/scope_exit.h"
 #include "engine/tasks/stub_site.h"
 #include "kernel/fs.h"
 #include "kernel/proc_misc.h"
@@ -31,10 +32,22 @@ bool wait_for_end(int pidfd, int seconds) {
   return false;
 }
 
+// One that was interrupted and not waited for can't be let go of yet.
+void wait_for_stop(pid_t tid) noexcept {
+  try {
+    if (tid == 0 || is_held(tid)) return;
+  } catch (const Error&) {
+    return;
+  }
+  if (kernel::call(SYS_ptrace, PTRACE_INTERRUPT, tid, 0, 0) >= 0)
+    kernel::call(SYS_wait4, tid, nullptr, __WALL, nullptr);
+}
+
 // Whether the thread was there to do it.
 bool reap_in(FrozenTask& parent, pid_t tid, pid_t child) {
   FrozenThread thread{Tracee::try_seize(tid, 0), tid, 0, 0, {}, {}};
   if (thread.tracee.tid() == 0) return false;
+  ScopeExit stopped([&] { wait_for_stop(thread.tracee.tid()); });
   thread.tracee.interrupt();
   if (!thread.tracee.wait_interrupted()) return false;
   kernel::call(SYS_ptrace, PTRACE_SETOPTIONS, tid, 0, PTRACE_O_SUSPEND_SECCOMP);
