@@ -118,7 +118,7 @@ Child make_child() {
   pid_t pid = fork();
   need(pid >= 0, "fork");
   if (pid == 0) {
-    need(unshare(CLONE_NEWNS) == 0, "unshare");
+    need(unshare(CLONE_NEWNS) == 0 && write(answer[1], "", 1) == 1, "unshare");
     for (uint32_t seed; read(ask[0], &seed, sizeof seed) == sizeof seed;) {
       Random random(seed);
       change(random);
@@ -128,6 +128,8 @@ Child make_child() {
   }
   close(ask[0]);
   close(answer[1]);
+  char ready;  // who looks at the mounts next must find its namespace
+  need(read(answer[0], &ready, 1) == 1, "the child");
   return {pid, ask[1], answer[0]};
 }
 
