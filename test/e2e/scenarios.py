@@ -104,7 +104,7 @@ def prefork(env):
 @scenario(label="long")
 def prefork_100(env):
     """A hundred workers: the same within a twentieth of what they took."""
-    with Container(env, "prefork", "100", "16") as c:
+    with Container(env, "prefork", "100", "4") as c:
         c.start()
         took = shared_in_proportion(c)
         c.comes_back(c.observe())
