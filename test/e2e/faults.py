@@ -36,21 +36,6 @@ def count_calls(c, action):
     return int(path.read_text())
 
 
-def nothing_left(c):
-    """Tasks that were killed may take a moment to end, on a busy machine a long one: runc tries for 0.3 s
-    to remove the cgroups that it has made, and gives up. One that is left so, and empty, isn't ours."""
-    try:
-        wait_for("the last traces to go", lambda: not c.leavings(), 2)
-    except Failure:
-        left = c.leavings()
-        procs = list(pathlib.Path("/sys/fs/cgroup").glob(f"**/{c.name}/cgroup.procs"))
-        if len(left) == len(procs) == 1 and not procs[0].read_text():
-            procs[0].parent.rmdir()
-            return
-        members = [f"{path}: {path.read_text().split()}" for path in procs]
-        raise Failure("left behind:\n" + "\n".join(left + members)) from None
-
-
 def no_engine_left(env):
     """No process of the engine survives the command that ran it."""
     def running():
@@ -134,7 +119,7 @@ def sweep_restore(env, program, how, wanted, kind=Container):
                 failed += 1
                 no_engine_left(env)
                 c.delete()
-                nothing_left(c)
+                c.nothing_left()
             except Failure as failure:
                 raise Failure(f"{how}={n} of {count}, {program}: {failure}") from None
         expect(failed > len(points) // 4, f"only {failed} of the restores failed: is anything injected?")
