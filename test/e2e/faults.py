@@ -109,7 +109,7 @@ def sweep_restore(env, program, how, wanted, kind=Container):
         failed, points = 0, spread(count, wanted)
         for n in points:
             c.delete()
-            wait_for("the container to be gone", lambda: not c.leavings(), 10)
+            c.nothing_left()
             try:
                 restore({how: str(n)})
                 state = c.state()
