@@ -10,7 +10,8 @@ target_compile_options(stasis_flags INTERFACE
   -Wall -Wextra -Wshadow -Wnon-virtual-dtor -Woverloaded-virtual -Werror=return-type
   -fno-strict-aliasing -ffunction-sections -fdata-sections)
 if(CMAKE_CXX_COMPILER_ID STREQUAL GNU AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
-  target_compile_options(stasis_flags INTERFACE -Wno-restrict)  # wrong about std::string (GCC bug 105651)
+  target_compile_options(stasis_flags INTERFACE
+    -Wno-restrict -Wno-stringop-overflow -Wno-stringop-overread)  # wrong about std::string (GCC bug 105651)
 endif()
 target_compile_definitions(stasis_flags INTERFACE _GNU_SOURCE _FILE_OFFSET_BITS=64)
 target_include_directories(stasis_flags INTERFACE ${PROJECT_SOURCE_DIR})
@@ -25,11 +26,21 @@ if(STASIS_FUZZ)
   target_compile_options(stasis_flags INTERFACE -fsanitize=fuzzer-no-link)
 endif()
 
-# stasis_room(NAME [DEPENDS lib...] [TEST_DEPENDS lib...] [SUBDIRS dir...])
+# Five sixths of a build went into reading others' headers again and again. What a room
+# precompiles changes nothing else: every file includes what it uses, which clang-tidy sees to.
+set(stasis_common_headers
+  <algorithm> <array> <cstdint> <cstring> <filesystem> <fstream> <functional> <map> <memory> <optional>
+  <set> <span> <string> <string_view> <utility> <vector> <fmt/format.h>)
+if(CMAKE_CXX_COMPILER_ID STREQUAL GNU)
+  target_compile_options(stasis_flags INTERFACE -fpch-preprocess)  # for ccache
+endif()
+
+# stasis_room(NAME [DEPENDS lib...] [TEST_DEPENDS lib...] [SUBDIRS dir...]
+#             [PRECOMPILE header... | PRECOMPILED_AS room])
 # NAME "base" becomes library stasis_base and, where it has *_test.cc, the
-# test executable base_tests.
+# test executable base_tests. PRECOMPILE names headers beside the common ones.
 function(stasis_room name)
-  cmake_parse_arguments(ROOM "" "" "DEPENDS;TEST_DEPENDS;SUBDIRS" ${ARGN})
+  cmake_parse_arguments(ROOM "" "PRECOMPILED_AS" "DEPENDS;TEST_DEPENDS;SUBDIRS;PRECOMPILE" ${ARGN})
   set(globs *.cc)
   foreach(dir ${ROOM_SUBDIRS})
     list(APPEND globs ${dir}/*.cc)
@@ -40,9 +51,17 @@ function(stasis_room name)
   list(FILTER tests INCLUDE REGEX "_test\\.cc$")
   add_library(stasis_${name} STATIC ${sources})
   target_link_libraries(stasis_${name} PUBLIC stasis_flags ${ROOM_DEPENDS})
+  if(ROOM_PRECOMPILED_AS)
+    set(precompiled stasis_${ROOM_PRECOMPILED_AS})
+    target_precompile_headers(stasis_${name} REUSE_FROM ${precompiled})
+  else()
+    set(precompiled stasis_${name})
+    target_precompile_headers(stasis_${name} PRIVATE ${stasis_common_headers} ${ROOM_PRECOMPILE})
+  endif()
   if(tests)
     add_executable(${name}_tests ${tests} ${PROJECT_SOURCE_DIR}/test/unit_main.cc)
     target_link_libraries(${name}_tests PRIVATE stasis_${name} Catch2::Catch2 ${ROOM_TEST_DEPENDS})
+    target_precompile_headers(${name}_tests REUSE_FROM ${precompiled})
     target_compile_definitions(${name}_tests PRIVATE
       STASIS_FIXTURES="${PROJECT_SOURCE_DIR}/test/fixtures")
     set_property(GLOBAL APPEND PROPERTY STASIS_UNIT_TESTS ${name}_tests)
