@@ -1,9 +1,6 @@
 #include "engine/files/dead_task.h"
 
 #include <fmt/core.h>
-#include <signal.h>
-#include <sys/syscall.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/text.h"
@@ -32,9 +29,6 @@ Revenant::Revenant(pid_t init, pid_t id) {
   pid_ = static_cast<pid_t>(kernel::must(pid, "make a process with id", std::to_string(id)));
 }
 
-Revenant::~Revenant() {
-  kernel::call(SYS_kill, pid_, SIGKILL);
-  while (kernel::call(SYS_wait4, pid_, nullptr, __WALL, nullptr) == -EINTR) continue;
-}
+Revenant::~Revenant() { end_child(pid_); }
 
 }  // namespace stasis::engine::files

@@ -12,6 +12,7 @@
 #include <cerrno>
 
 #include "base/scope_exit.h"
+#include "engine/tasks/clone_as.h"
 #include "engine/tasks/stub_site.h"
 #include "kernel/fs.h"
 #include "kernel/proc_misc.h"
@@ -147,9 +148,6 @@ BurialGuard::BurialGuard(const std::list<Original>& originals) {
   if (pid_ == 0) stand_guard(engine.get(), originals);
 }
 
-BurialGuard::~BurialGuard() {
-  while (kernel::call(SYS_kill, pid_, SIGKILL) < 0) continue;  // it is there until waited for
-  while (kernel::call(SYS_wait4, pid_, nullptr, 0, nullptr) < 0) continue;
-}
+BurialGuard::~BurialGuard() { end_child(pid_); }
 
 }  // namespace stasis::engine

@@ -53,12 +53,19 @@ long clone_into(int pid_namespace, pid_t pid, uint64_t flags, const std::functio
     _exit(0);
   }
   long back = kernel::call(SYS_setns, home.get(), CLONE_NEWPID);
-  if (back < 0 && made > 0) {
-    kernel::call(SYS_kill, made, SIGKILL);
-    while (kernel::call(SYS_wait4, made, nullptr, __WALL, nullptr) == -EINTR) continue;
-  }
+  if (back < 0 && made > 0) end_child(static_cast<pid_t>(made));
   kernel::must(back, "return to", "our own pid namespace");
   return made;
+}
+
+void end_child(pid_t child) noexcept {
+  // As long as nobody has reaped it the id is its own, and neither call fails for good.
+  for (;;) {
+    long ended = kernel::call(SYS_wait4, child, nullptr, WNOHANG | __WALL, nullptr);
+    if (ended == child || ended == -ECHILD) return;
+    if (ended == 0 && kernel::call(SYS_kill, child, SIGKILL) == 0)
+      kernel::call(SYS_wait4, child, nullptr, __WALL, nullptr);
+  }
 }
 
 }  // namespace stasis::engine

@@ -16,4 +16,7 @@ long clone_as(pid_t pid, uint64_t flags, uint64_t exit_signal = 0);
 // throw, and ends. Its id, or -errno of clone3. Pid 0: one that nobody else is likely to want.
 long clone_into(int pid_namespace, pid_t pid, uint64_t flags, const std::function<void()>& work);
 
+// Kills and reaps a child of ours, unless that has been done.
+void end_child(pid_t child) noexcept;
+
 }  // namespace stasis::engine
