@@ -14,6 +14,7 @@
 #include "base/text.h"
 #include "engine/files/connections.h"
 #include "engine/files/dumper.h"
+#include "engine/files/further_options.h"
 #include "engine/files/inet_address.h"
 #include "engine/files/inet_options.h"
 #include "engine/files/owner.h"
@@ -169,6 +170,9 @@ void dump(Dumper& dumper, const OpenFile& file, image::FileEntry& entry) {
   set_ends(socket.ends, inet);
   *inet.mutable_fown() = dump_owner(fd, file.probe.flags(), dumper.plan().root);
   dump_inet_options(fd, inet);
+  image::StasisEntry more;
+  *more.add_socket_options() = dump_further_options(fd, inet);
+  dumper.writer().append("stasis", more);
   if (socket.ends.local.port != 0 && socket.ends.local.link_local())
     inet.set_ifname(inet.opts().so_bound_dev());
   if (!socket.is_tcp()) warn_of_datagrams(dumper, file);
@@ -245,6 +249,9 @@ UniqueFd make_socket(Restorer& restorer, const image::InetSkEntry& entry) {
     fd.reset(static_cast<int>(kernel::must(made, "make", describe(entry))));
     restore_binding_options(fd.get(), entry);
   });
+  const auto& further = restorer.image().socket_options;
+  if (auto found = further.find(entry.id()); found != further.end())
+    restore_further_options(fd.get(), entry, found->second, restorer.log());
   return fd;
 }
 

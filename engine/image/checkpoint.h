@@ -105,8 +105,9 @@ struct Checkpoint {
   std::vector<NetDeviceEntry> netdevs;
   std::optional<CgroupEntry> cgroup;
   std::optional<SeccompEntry> seccomp;
-  std::optional<StasisEntry> more;             // of images that stasis made
-  std::map<uint32_t, TcpStreamImage> streams;  // of TCP connections, by InetSkEntry.ino
+  std::optional<StasisEntry> more;                        // of images that stasis made
+  std::map<uint32_t, TcpStreamImage> streams;             // of TCP connections, by InetSkEntry.ino
+  std::map<uint32_t, SocketOptionsEntry> socket_options;  // `more`'s, by InetSkEntry.id
 
   const TaskImage& root() const { return tasks.front(); }
   // CLONE_NEW* of the kinds of namespace that the container has of its own.

@@ -189,6 +189,10 @@ void read_namespaces(Checkpoint& image) {
     if (!image.more) image.more.emplace();
     image.more->MergeFrom(entry);
   }
+  if (image.more)
+    for (const SocketOptionsEntry& options : image.more->socket_options())
+      expect(image.socket_options.emplace(options.id(), options).second, "stasis", -1,
+             "options of socket {} again", options.id());
   image.seccomp = dir.maybe_one<SeccompEntry>("seccomp");
 }
 

@@ -49,8 +49,8 @@ for _way in (True, False):
     register("unix_sockets", "criu-4.2", _way, "plain")
     register("nested", "criu-4.2", _way, "plain", change=may_mount)
 
-register("inet", "criu-4.2", False)
-register("tcp", "criu-4.2", False, kind=Connected)
+register("inet", "criu-4.2", False, "plain")
+register("tcp", "criu-4.2", False, "plain", kind=Connected)
 
 
 @scenario(label="interop")
@@ -67,7 +67,7 @@ def stasis_to_criu_connections(env):
             for space in config["linux"]["namespaces"]:
                 if space["type"] == "network":
                     space["path"] = network.path()
-        with Connected(env, "tcp", change=join) as c:
+        with Connected(env, "tcp", "plain", change=join) as c:
             c.start()
             image = c.checkpoint()
             c.gone()

@@ -60,9 +60,36 @@ bool passes(int from, int to, const std::string& text) {
          text == std::string(got, text.size());
 }
 
+// What has no place in CRIU's images.
+struct Sockets {
+  int fresh, both, listening, bound, server, server6;
+};
+void set_further(const Sockets& all) {
+  for (int fd : {all.fresh, all.both}) {
+    set(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, 12345);
+    set(fd, IPPROTO_TCP, TCP_SYNCNT, 3);
+    set(fd, IPPROTO_TCP, TCP_LINGER2, 7);
+    set(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, 8192);
+  }
+  set(all.both, IPPROTO_TCP, TCP_FASTOPEN, 5);
+  set(all.listening, IPPROTO_TCP, TCP_DEFER_ACCEPT, 7);
+  set(all.bound, IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_PROBE);
+  for (int option : {IP_RECVERR, IP_RECVTTL, IP_RECVTOS}) set(all.server, IPPROTO_IP, option, 1);
+  set(all.server, IPPROTO_IP, IP_MULTICAST_TTL, 9);
+  set(all.server, SOL_SOCKET, SO_TIMESTAMP, 1);
+  set(all.server6, SOL_SOCKET, SO_TIMESTAMPNS, 1);
+  set(all.server6, SOL_SOCKET, SO_RXQ_OVFL, 1);
+  set(all.server6, IPPROTO_IPV6, IPV6_TCLASS, 0x28);
+  set(all.server6, IPPROTO_IPV6, IPV6_UNICAST_HOPS, 21);
+  set(all.server6, IPPROTO_IPV6, IPV6_RECVERR, 1);
+  need(setsockopt(all.fresh, IPPROTO_TCP, TCP_CONGESTION, "reno", 4) == 0, "reno");
+}
+
 }  // namespace
 
-int main() {
+// "plain": only what CRIU's images hold, too.
+int main(int argc, char** argv) {
+  const bool plain = argc > 1 && std::string(argv[1]) == "plain";
   int four = listening(AF_INET, "127.0.0.1", 8080, 7), six = listening(AF_INET6, "::1", 8081, 7);
   int both = listening(AF_INET6, "::", 8082, 7);  // IPv4, too
   int many[2];
@@ -99,6 +126,7 @@ int main() {
   set(server, IPPROTO_IP, IP_PKTINFO, 1);
   set(server, SOL_SOCKET, SO_BROADCAST, 1);
   set(server6, IPPROTO_IPV6, IPV6_RECVPKTINFO, 1);
+  if (!plain) set_further({fresh, both, many[0], bound, server, server6});
   for (int fd : {both, fresh, client, server6})
     for (int name : {SO_RCVBUF, SO_SNDBUF, SO_REUSEADDR, SO_REUSEPORT})
       options.push_back({fd, SOL_SOCKET, name, get(fd, SOL_SOCKET, name)});
@@ -108,6 +136,12 @@ int main() {
       verdict.expect(get(option.fd, option.level, option.name) == option.value,
                      "option %d/%d of %d is %d, not %d", option.level, option.name, option.fd,
                      get(option.fd, option.level, option.name), option.value);
+    char congestion[16] = {};
+    socklen_t length = sizeof congestion;
+    verdict.expect(
+        plain || (getsockopt(fresh, IPPROTO_TCP, TCP_CONGESTION, congestion, &length) == 0 &&
+                  std::string(congestion) == "reno"),
+        "congestion control %s", congestion);
     verdict.expect(serves(four, Address("127.0.0.1", 8080)), "IPv4 doesn't serve");
     verdict.expect(serves(six, Address("::1", 8081)), "IPv6 doesn't serve");
     verdict.expect(serves(both, Address("127.0.0.1", 8082)), "IPv4 by IPv6 doesn't serve");

@@ -70,7 +70,9 @@ size_t stuff(int fd, const std::string& text) {
 
 }  // namespace
 
-int main() {
+// "plain": only what CRIU's images hold, too.
+int main(int argc, char** argv) {
+  const bool plain = argc > 1 && std::string(argv[1]) == "plain";
   int listener = listening(AF_INET, "127.0.0.1", 8080, 10),
       six = listening(AF_INET6, "::", 8081, 10);
   std::vector<Pair> talking = {connected(AF_INET, "127.0.0.1", listener, 8080),
@@ -78,6 +80,11 @@ int main() {
                                connected(AF_INET, "127.0.0.1", six, 8081)};
   int yes = 1;
   setsockopt(talking[0].client, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof yes);
+  unsigned patience = 54321;
+  if (!plain) {
+    setsockopt(talking[0].client, IPPROTO_TCP, TCP_USER_TIMEOUT, &patience, sizeof patience);
+    setsockopt(talking[0].client, IPPROTO_TCP, TCP_CONGESTION, "reno", 4);
+  }
   Pair waiting = connected(AF_INET, "127.0.0.1", listener, 8080);
   put(waiting.client, "to the server");
   put(waiting.server, "to the client");
@@ -110,6 +117,13 @@ int main() {
         put(pair.server, "pong");
         verdict.expect(take(pair.client, 4) == "pong", "no pong");
       }
+    unsigned told = 0;
+    char congestion[16] = {};
+    socklen_t size = sizeof told, length = sizeof congestion;
+    getsockopt(talking[0].client, IPPROTO_TCP, TCP_USER_TIMEOUT, &told, &size);
+    getsockopt(talking[0].client, IPPROTO_TCP, TCP_CONGESTION, congestion, &length);
+    verdict.expect(plain || (told == patience && std::string(congestion) == "reno"),
+                   "patience %u, %s", told, congestion);
     Pair fresh = connected(AF_INET, "127.0.0.1", listener, 8080);
     put(fresh.client, "new");
     verdict.expect(take(fresh.server, 3) == "new", "no new connection");
