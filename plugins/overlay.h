@@ -8,14 +8,6 @@
 
 namespace stasis::plugins {
 
-struct OverlayLayer {
-  std::string option;  // "lowerdir", "upperdir", "workdir" ..
-  std::string path;
-};
-
-// Of the options as mountinfo shows them; the topmost lower layer first.
-std::vector<OverlayLayer> overlay_layers(const std::string& options);
-
 class Overlay : public mountmap::MountProvider {
  public:
   std::string name() const override { return "overlay"; }

@@ -6,13 +6,7 @@
 using namespace stasis;
 using namespace stasis::plugins;
 
-TEST_CASE("the layers of an overlay") {
-  auto layers = overlay_layers("lowerdir=/a\\:b:/c::/data,upperdir=/u\\,v,workdir=/w,xino=off");
-  REQUIRE(layers.size() == 5);
-  CHECK(layers[0].path == "/a\\:b");
-  CHECK(layers[2].path == "/data");
-  CHECK(layers[3].option == "upperdir");
-  CHECK(layers[3].path == "/u\\,v");
+TEST_CASE("an overlay tells its layers") {
   CHECK(Overlay().explain("lowerdir+=/a,lowerdir+=/b,index=off") ==
         std::vector<std::string>{"lowerdir+ : /a", "lowerdir+ : /b"});
 }

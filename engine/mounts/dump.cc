@@ -9,6 +9,7 @@
 #include "engine/mounts/archive.h"
 #include "engine/mounts/fs_types.h"
 #include "engine/mounts/id_maps.h"
+#include "engine/mounts/layers.h"
 #include "engine/mounts/mounts.h"
 #include "engine/mounts/sources.h"
 #include "engine/mounts/taken.h"
@@ -211,6 +212,7 @@ Description describe_all(const DumpPlan& plan) {
   std::set<uint32_t> stored = own_tmpfs(result.spaces, around);
   for (const auto& taken : result.taken) stored.insert(taken.device);
   result.tree = plan_tree(spaces, stored);
+  check_layers(result.tree, spaces_of(plan));
   result.id_maps = find_id_maps(plan, result.tree);
   result.ids = std::move(around.ids);
   return result;

@@ -63,6 +63,8 @@ void Staging::attach(int mount) {
                        "the staging area");
 }
 
+UniqueFd Staging::placed() const { return kernel::open_at(mount_.get(), "sources", O_PATH); }
+
 void Staging::attach_root(int mount) {
   kernel::attach_mount(mount, root_.get(), "the staging area");
 }

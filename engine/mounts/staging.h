@@ -19,6 +19,9 @@ class Staging {
 
   // Puts a detached mount, of a directory or a file, into this namespace.
   void attach(int mount);
+  // A directory of ours that something may be mounted on, and what was last.
+  int place() const { return directory_.get(); }
+  UniqueFd placed() const;
   // The root of the new tree, which must not be covered by others.
   void attach_root(int mount);
 

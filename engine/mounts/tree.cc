@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/text.h"
 #include "engine/mounts/fs_types.h"
+#include "engine/mounts/layers.h"
 #include "engine/plan.h"
 
 namespace stasis::engine::mounts {
@@ -28,15 +29,6 @@ std::string by_device(const image::MntEntry& entry) {
          "]:KEY, and at restore dev[KEY]:/dev/DEVICE";
 }
 
-// Absolute, normal, without anything that leads elsewhere.
-bool is_plain_path(const std::string& path) {
-  if (path == "/") return true;
-  if (path.empty() || path[0] != '/' || path.find('\0') != std::string::npos) return false;
-  for (auto part : text::split(std::string_view(path).substr(1), '/'))
-    if (part.empty() || part == "." || part == "..") return false;
-  return true;
-}
-
 class Planner {
  public:
   explicit Planner(const std::vector<const Entries*>& spaces);
@@ -52,6 +44,8 @@ class Planner {
   void choose_source(int i);
   std::vector<int> siblings_beneath(int i) const;
   void visit(int i);
+  int mount_at(int i, const std::string& path, bool in_place) const;
+  void place_layer(int i, Layer& layer);
   void plant();
   void group();
   void widen(Group& group, const std::vector<int>& slaves);
@@ -139,8 +133,10 @@ void Planner::name_externals() {
 // for the first time.
 void Planner::choose_owners() {
   for (size_t i = 0; i < tree_.nodes.size(); ++i) {
-    const auto& node = tree_.nodes[i];
-    if (node.how != How::fresh || node.entry->root() != "/" || !mountable_type(*node.entry))
+    auto& node = tree_.nodes[i];
+    bool layered = is_layered(*node.entry);
+    if (node.how != How::fresh || node.entry->root() != "/" ||
+        !(layered || mountable_type(*node.entry)))
       continue;
     bool shown_from_outside = false;
     for (int other : superblocks_[node.entry->root_dev()]) {
@@ -148,7 +144,10 @@ void Planner::choose_owners() {
       shown_from_outside |= (same.how == How::root || same.how == How::external) &&
                             !same.entry->ext_mount() && same.entry->root() == "/";
     }
-    if (!shown_from_outside) owner_.emplace(node.entry->root_dev(), static_cast<int>(i));
+    if (shown_from_outside || !owner_.emplace(node.entry->root_dev(), static_cast<int>(i)).second ||
+        !layered)
+      continue;
+    for (auto& path : layer_paths(*node.entry)) node.layers.push_back({std::move(path), -1});
   }
 }
 
@@ -230,8 +229,41 @@ void Planner::visit(int i) {
     // What this mount will hide must be in place before.
     for (int sibling : siblings_beneath(i)) visit(sibling);
   }
+  for (Layer& layer : tree_.nodes[i].layers) place_layer(i, layer);
   state_[i] = State::in_place;
   tree_.order.push_back(i);
+}
+
+// The mount that a walk along `path` ended in when node i was mounted: what the table has after it
+// came later. `in_place`: the one that it would end in now.
+int Planner::mount_at(int i, const std::string& path, bool in_place) const {
+  int at = tree_.roots[tree_.nodes[i].space];
+  for (int next = at; next >= 0;) {
+    at = next;
+    next = -1;
+    for (const auto& [point, child] : children_[at]) {
+      if (!is_beneath(path, point)) continue;
+      if (in_place ? state_[child] != State::in_place : child >= i) continue;
+      if (next < 0 || point.size() < entry(next).mountpoint().size()) next = child;
+    }
+  }
+  return at;
+}
+
+void Planner::place_layer(int i, Layer& layer) {
+  layer.node = mount_at(i, layer.path, false);
+  visit(layer.node);
+  const Node* source = &tree_.nodes[layer.node];
+  while (source->source >= 0) source = &tree_.nodes[source->source];
+  auto refuse = [&](const char* why) {
+    return refusal(entry(i), "its layer " + layer.path + " lies on " + describe(entry(layer.node)) +
+                                 ", which " + why)
+        .hint("Unmount it in the container, or name it as external: --external mnt[" +
+              entry(i).mountpoint() + "]:KEY, and at restore mnt[KEY]:SOURCE.");
+  };
+  // Who can write there could have the layer lead elsewhere while it is mounted.
+  if (source->how == How::external) throw refuse("comes from the host");
+  if (mount_at(i, layer.path, true) != layer.node) throw refuse("will be covered before");
 }
 
 // A mount may show the superblock of one that can only come later, because it
@@ -245,6 +277,10 @@ void Planner::plant() {
         (position[source] > position[i] || tree_.nodes[source].space != tree_.nodes[i].space))
       tree_.planted.insert(source);
   }
+  for (int i : tree_.planted)
+    if (!tree_.nodes[i].layers.empty())
+      throw refusal(entry(i), "another mount shows it that has to be there before its layers")
+          .hint("Unmount the other one in the container.");
 }
 
 void Planner::group() {
@@ -316,8 +352,8 @@ Tree Planner::finish(const std::set<uint32_t>& stored) {
   for (size_t i = 0; i < tree_.nodes.size(); ++i) choose_source(static_cast<int>(i));
   state_.assign(tree_.nodes.size(), State::missing);
   for (size_t i = 0; i < tree_.nodes.size(); ++i) visit(static_cast<int>(i));
-  plant();
   group();
+  plant();
   return std::move(tree_);
 }
 
@@ -327,6 +363,14 @@ std::string external_key(const image::MntEntry& entry) {
   // Early images have the key in place of the root.
   if (entry.has_ext_key()) return entry.ext_key();
   return entry.ext_mount() ? entry.root() : std::string();
+}
+
+bool is_plain_path(const std::string& path) {
+  if (path == "/") return true;
+  if (path.empty() || path[0] != '/' || path.find('\0') != std::string::npos) return false;
+  for (auto part : text::split(std::string_view(path).substr(1), '/'))
+    if (part.empty() || part == "." || part == "..") return false;
+  return true;
 }
 
 bool is_beneath(const std::string& path, const std::string& base) {

@@ -19,16 +19,23 @@ enum class How {
   bind,      // another mount's superblock, shown once more
 };
 
+// A directory that an overlay is made of.
+struct Layer {
+  std::string path;  // as the overlay's options have it, from the root of the namespace
+  int node;          // index of the one that it lies on
+};
+
 struct Node {
   const image::MntEntry* entry = nullptr;
   int space = 0;    // index of its mount namespace; 0 is the root task's
   std::string key;  // of an external mount
   int parent = -1;  // index of a node; -1 for the root of a namespace
   How how = How::fresh;
-  int source = -1;      // bind: the node whose superblock it shows ...
-  int unseen = -1;      // ... or the index of one in Tree::unseen ...
-  std::string subpath;  // ... and its root, relative to that node's; "" is the same;
-                        // provided: what of the whole it shows; "" is all
+  int source = -1;            // bind: the node whose superblock it shows ...
+  int unseen = -1;            // ... or the index of one in Tree::unseen ...
+  std::string subpath;        // ... and its root, relative to that node's; "" is the same;
+                              // provided: what of the whole it shows; "" is all
+  std::vector<Layer> layers;  // fresh, an overlay of the container's own
 };
 
 // A superblock of the container's own whose root no mount shows any more.
@@ -73,6 +80,9 @@ std::string external_key(const image::MntEntry& entry);
 
 // "/dev/shm (tmpfs)" for messages.
 std::string describe(const image::MntEntry& entry);
+
+// Absolute, normal, without anything that leads elsewhere.
+bool is_plain_path(const std::string& path);
 
 // `path` relative to `base` ("" when equal), where it is `base` or beneath it.
 bool is_beneath(const std::string& path, const std::string& base);

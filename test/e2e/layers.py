@@ -5,7 +5,7 @@ import pathlib
 import shutil
 
 from harness import Container, expect, run, scenario
-from mount_faults import Tree
+from mount_faults import Tree, inside, refused
 from sources import mounted
 
 
@@ -116,3 +116,70 @@ def command_lines_of_2014(env):
                 expect(tree.path(f"/etc/{name}").read_text() == f"{name} by Docker\n", name)
             tree.dump("--root", root, *keys)  # as it was from 2015 on
             tree.restore("--root", root, *places)
+
+
+# The kernel empties an overlay's working directory when it mounts it; whiteouts are links into it.
+WORK = ("/work/#",)
+
+
+def shown(c, point):
+    lines = pathlib.Path(f"/proc/{c.init()}/mountinfo").read_text().splitlines()
+    return [line.split(" - ")[1] for line in lines if line.split()[4] == point]
+
+
+def read(c, path):
+    return pathlib.Path(f"/proc/{c.init()}/root{path}").read_text()
+
+
+@scenario
+def overlay_inside(env):
+    """Overlays that the container mounted itself, of directories of its own: with files in use,
+    over one of its own layers, of lower layers alone, and of layers that are covered by now."""
+    env.only_stasis()
+    mount = "mkdir -p /tmp/up /tmp/work && mount -t overlay laid " \
+            "-o lowerdir=/low,upperdir=/tmp/up,workdir=/tmp/work,xino=off /laid"
+
+    def change(config):
+        config["root"]["readonly"] = False
+        # Before the program starts, and beneath what will be the container's root.
+        config["hooks"].setdefault("createContainer", []).append(
+            {"path": "/bin/sh", "args": ["sh", "-c", f"/usr/sbin/chroot $PWD /bin/sh -c '{mount}'"]})
+    c = Container(env, "layers", change=change)
+    rootfs = c.bundle / "rootfs"
+    for name in ("lower", "copied", "removed", "both/lower"):
+        path = rootfs / "low" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("l" * 3 * 4096)
+    for name in ("laid", "ro", "cover", "moved"):
+        (rootfs / name).mkdir()
+    (rootfs / "cover/below").write_text("below")
+    with c:
+        c.start().ask()
+        inside(c, "mkdir", "/tmp/a,b", "/tmp/w")
+        inside(c, "mount", "-t", "overlay", "cover", "-o",
+               "lowerdir=/cover,upperdir=/tmp/a\\,b,workdir=/tmp/w", "/cover")
+        inside(c, "sh", "-c", "echo above >/cover/above; rm /cover/below")
+        inside(c, "mount", "-t", "overlay", "ro", "-o", "lowerdir=/low/both:/moved", "/ro")
+        inside(c, "mount", "-t", "tmpfs", "hides", "/low")
+        before, told = c.observe(), {p: shown(c, p) for p in ("/laid", "/cover", "/ro", "/low")}
+        for door in ("runc", "stasis"):
+            c.comes_back(before, door=door, ignore=(*WORK, "/tmp/a,b/below: "))
+            expect({p: shown(c, p) for p in told} == told, "another mount table")
+            expect(read(c, "/cover/above") == "above\n", "what was written above")
+            expect(not os.path.exists(f"/proc/{c.init()}/root/cover/below"), "what was removed is back")
+            expect(read(c, "/ro/lower")[0] == "l", "a covered layer")
+        inside(c, "umount", "/cover")
+        expect(read(c, "/cover/below") == "below", "the layer below was written to")
+        for options, *words in (
+                ("lowerdir=/data:/low", "its layer /data lies on /data", "comes from the host"),
+                ("lowerdir=low:/bin", '"low" is no plain absolute path'),
+                ("lowerdir=/low:/bin,upperdir=/tmp/a\\,b,workdir=/tmp/w,index=on", "index=on ties")):
+            inside(c, "sh", "-c", f"cd / && mount -t overlay refused -o '{options}' /cover")
+            refused(c, "/cover", *words, "Unmount it in the container")
+            inside(c, "umount", "/cover")
+        inside(c, "umount", "/ro")
+        inside(c, "mount", "-t", "overlay", "ro", "-o", "lowerdir=/moved:/bin", "/ro")
+        (rootfs / "moved").rename(rootfs / "away")
+        refused(c, "its layer /moved isn't there", "Unmount it in the container")
+        (rootfs / "away").rename(rootfs / "moved")
+        c.comes_back(c.observe(), ignore=WORK)
