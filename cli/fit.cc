@@ -241,11 +241,22 @@ class Comparison {
              "");
       else if (then.identity.known() && then.identity.directory == now.directory &&
                !then.identity.same_file(now))
-        find(Severity::note, wanted.entry->mountpoint(),
-             fmt::format("comes from {}, which was replaced since the checkpoint", source), "");
+        tell_replaced(wanted.entry->mountpoint(), source, then.identity, now);
       return;
     }
     compare_place(*wanted.entry, source);
+  }
+
+  void tell_replaced(const std::string& point, const std::string& source,
+                     const mountmap::FileIdentity& then, const mountmap::FileIdentity& now) {
+    if (then.major == now.major && then.minor == now.minor)
+      find(Severity::note, point,
+           fmt::format("comes from {}, which was replaced since the checkpoint", source), "");
+    else
+      find(Severity::warning, point,
+           fmt::format("comes from {}, which is on another file system than at the checkpoint",
+                       source),
+           "see that what was there is mounted");
   }
 
   // An image that no stasis recorded tells the path in the file system alone.

@@ -258,6 +258,10 @@ class Keyer {
       find(Severity::obstacle, mount,
            fmt::format("shows the host's {}, which was deleted since", path),
            "put it back (a restore has nothing to bind there), or unmount it in the container");
+    else if (shown && (shown->major != now->major || shown->minor != now->minor))
+      find(Severity::warning, mount,
+           fmt::format("isn't what the host's {} shows now: another file system is there", path),
+           "a restore binds what is there then: unmount it, or name another source");
     else if (is_deleted(mount) || (shown && !shown->same_file(*now)))
       find(Severity::warning, mount,
            fmt::format("shows a file that was replaced on the host since: {}", path),

@@ -139,6 +139,12 @@ class Examiner {
           fmt::format("its source {} was a {} and is a {} now", row_->source,
                       then->directory ? "directory" : "file", now.directory ? "directory" : "file"),
           "put back what was there: neither can be bound over the other");
+    } else if (then->known() && (then->major != now.major || then->minor != now.minor)) {
+      find(Severity::warning,
+           fmt::format("its source {} is on another file system {}: one was mounted over it, or "
+                       "unmounted",
+                       row_->source, since),
+           "the container still sees the old one; a restore binds what is there then");
     } else if (then->known() && !then->same_file(now)) {
       find(Severity::warning, fmt::format("its source {} was replaced {}", row_->source, since),
            "the container still sees the old one, a restore binds the new one");

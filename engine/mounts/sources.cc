@@ -135,7 +135,10 @@ UniqueFd Sources::hold(const Node& node) {
                                   .mountpoint = node.entry->mountpoint(),
                                   .type = type_name(*node.entry),
                                   .source = source});
-  if (!source.empty()) return hold_path(node, source);
+  if (!source.empty()) {
+    tell_other_file_system(node, source);
+    return hold_path(node, source);
+  }
   if (automatic && plan_.automatic_mounts) return hold_automatic(node);
   if (automatic)
     throw refusal(node)
@@ -171,6 +174,26 @@ UniqueFd Sources::hold_path(const Node& node, const std::string& path) const {
       if (map.mnt_id() == node.entry->mnt_id())
         restore_id_map(map, mount.get(), fd.get(), describe(*node.entry));
   return mount;
+}
+
+// Who restores names the source and may well mean another one. The same path on another file
+// system, though, is mostly one that isn't mounted now, or has been mounted over.
+void Sources::tell_other_file_system(const Node& node, const std::string& path) {
+  const auto* record = record_of(*node.entry);
+  if (!checkpoint_.more || !record || record->path() != path || record->fstype().empty()) return;
+  UniqueFd fd(static_cast<int>(open_source(path)));
+  if (!fd.valid()) return;  // told when it is held
+  uint64_t id = kernel::stat_fd(fd.get(), STATX_MNT_ID).stx_mnt_id;
+  const mountmap::Mount* now = host().find(static_cast<int>(id));
+  if (!now) return;
+  bool one_boot = checkpoint_.more->boot_id() == kernel::boot_id();
+  bool same_number = now->major == record->major() && now->minor == record->minor();
+  if (one_boot ? same_number : now->fstype == record->fstype()) return;  // numbers: for one boot
+  log_.warn(
+      "{}: its source {} was on a file system of type {} ({}:{}) at the dump and is on one of "
+      "type {} ({}:{}) now: is what was there mounted?",
+      node.entry->mountpoint(), path, record->fstype(), record->major(), record->minor(),
+      now->fstype, now->major, now->minor);
 }
 
 // The host's path of then may show another file system by now.

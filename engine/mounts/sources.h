@@ -41,6 +41,7 @@ class Sources {
   UniqueFd hold_path(const Node& node, const std::string& path) const;
   UniqueFd uncover(const Node& node, const image::HostSourceEntry& record,
                    const mountmap::HostPlace& place);
+  void tell_other_file_system(const Node& node, const std::string& path);
   const image::HostSourceEntry* record_of(const image::MntEntry& entry) const;
   void check_same(const Node& node, const image::HostSourceEntry& record,
                   const std::string& path) const;
