@@ -12,7 +12,8 @@ namespace stasis::engine {
 
 class StartHold {
  public:
-  // From here on our death is the container's.
+  // From here on our death is the container's. Of a runtime's threads only the first one is
+  // followed: runc, which has several, locks it to its init, and that one execs.
   explicit StartHold(pid_t init);
   // Not committed: the container is killed, and its start fails.
   ~StartHold();

@@ -268,6 +268,8 @@ class Container:
                 continue
             try:
                 view = observe.container(self.init())
+            except ProcessLookupError:
+                continue
             finally:
                 run("runc", "resume", self.name)
             if view == last:

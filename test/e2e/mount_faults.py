@@ -212,6 +212,31 @@ def fault_2_overmounted_source(env):
 
 
 @scenario
+def fault_2_overmounted_volume(env):
+    """The same of a container under runc, which always names the path that config.json has."""
+    env.only_stasis()
+    host = env.work / "volume"
+    c = Container(env, "counter", change=lambda config: config["mounts"].append(bind(str(host), "/vol")))
+    with mounted(host):
+        tmpfs(host, "first", "first")
+        with c:
+            c.start()
+            tmpfs(host, "second", "second")
+            says(c.stasis("plan", c.name).stdout, str(host), "is on another file system since")
+            image = c.checkpoint()
+            says(c.engine_logs(), "/vol", str(host), "is on another file system since")
+            c.restore(image).ask()
+            says(c.engine_logs(), "/vol: its source", str(host), "is what was there mounted?")
+            volume = pathlib.Path(f"/proc/{c.init()}/root") / "vol/file"
+            expect(volume.read_text() == "second", "not what config.json names")
+            run("umount", "-l", host)
+            c.delete()
+            c.restore(image, door="stasis")
+            volume = pathlib.Path(f"/proc/{c.init()}/root") / "vol/file"
+            expect(volume.read_text() == "first", "another volume")
+
+
+@scenario
 def fault_3_shared_volume(env):
     """A tmpfs that is shared with the host isn't copied under mnt[]; with :s it is shared again."""
     env.only_stasis()
@@ -386,6 +411,25 @@ def fault_7_unused_keys(env):
             tree.restore("--external", "mnt[]", "--external", f"mnt[volume]:{host}/")
             (host / "file").write_text("the host's")
             expect(tree.path(vol / "file").read_text() == "the host's", "not the host's volume")
+
+
+@scenario
+def fault_7_unused_keys_of_a_container(env):
+    """Under runc, whose annotation org.criu.config brings further options. A file of options may serve
+    many containers: what means nothing to this one is in the log, with what is near."""
+    env.only_stasis()
+    conf = env.work / "criu.conf"
+    c = Container(env, "counter", change=lambda config: config.setdefault("annotations", {}).update(
+        {"org.criu.config": str(conf)}))
+    with c:
+        c.start()
+        conf.write_text("external moo[/data]:data\n")
+        refused(c, "moo", "no kind")
+        conf.write_text("external mnt[/dat]:volume\nskip-mnt /dev/sm\n")
+        c.checkpoint("--leave-running")
+        says((c.dir / "work/dump.log").read_text(), "Nothing is meant by /dat", "did you mean /data ",
+             "Nothing is meant by /dev/sm", "did you mean /dev/shm?")
+        c.restore(c.checkpoint()).ask()
 
 
 @scenario

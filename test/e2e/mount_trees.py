@@ -4,6 +4,7 @@ import os
 import observe
 from harness import Container, Failure, expect, scenario
 from nested_mounts import may_mount
+from userns import Mapped
 
 
 def tables(c):
@@ -16,13 +17,14 @@ def tables(c):
         if label not in seers:
             seers[label] = pid
             mounts[label] = sorted(observe.mounts(pid)[0])
-    return {"mounts": mounts, "across": observe.across(seers), "tmpfs": observe.tmpfs_content(init)}
+    return {"mounts": mounts, "across": observe.across(seers),
+            "tmpfs": {label: observe.tmpfs_content(pid) for label, pid in seers.items()}}
 
 
-def grow(env, seed, rounds):
+def grow(env, seed, rounds, kind=Container):
     """Returns how many mounts were compared."""
     compared = 0
-    with Container(env, "trees", str(seed), change=may_mount, hooks=False) as c:
+    with kind(env, "trees", str(seed), change=may_mount, hooks=False) as c:
         c.start()
         for number in range(1, rounds + 1):
             try:
@@ -47,10 +49,18 @@ def mount_trees(env):
     expect(compared > 24 * 40, f"only {compared} mounts were compared: do the changes fail?")
 
 
+@scenario
+def mount_trees_mapped(env):
+    """A dozen whose namespaces belong to a user namespace."""
+    env.only_stasis()
+    compared = sum(grow(env, seed, 6, Mapped) for seed in (4, 5))
+    expect(compared > 12 * 40, f"only {compared} mounts were compared: do the changes fail?")
+
+
 @scenario(label="long", seconds=3000)
 def mount_trees_many(env):
-    """A thousand trees, or STASIS_TREES of them."""
+    """A thousand trees, or STASIS_TREES of them; each fifth container has a user namespace."""
     env.only_stasis()
     rounds = 20
     for seed in range(100, 100 + int(os.environ.get("STASIS_TREES", "1000")) // rounds):
-        grow(env, seed, rounds)
+        grow(env, seed, rounds, Mapped if seed % 5 == 0 else Container)

@@ -151,7 +151,10 @@ def mounts(pid):
     """mountinfo without numbers, and mount id -> place. A parent is told by its place, a device and a
     peer group by the first place that has it."""
     rows, table, first = [], {}, {}
-    for line in read(f"/proc/{pid}/mountinfo").splitlines():
+    text = read(f"/proc/{pid}/mountinfo")
+    if text.startswith("<"):
+        raise ProcessLookupError(f"process {pid} ends while it is looked at: {text}")
+    for line in text.splitlines():
         left, right = line.split(" - ", 1)
         ident, parent, device, root, point, options, *tags = left.split(" ")
         table[ident] = parent, point

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 
 from harness import Container, Skip, expect, run, scenario, wait_for
+from mount_faults import inside, refused
 from policy import machine_policy
 
 VOLUMES = pathlib.Path("/run/volumes")
@@ -86,6 +87,11 @@ def plugin_volume(env):
     with c:
         c.start()
         (pathlib.Path(f"/proc/{c.init()}/root") / "tmp/photos").mkdir()
+        with volume(env, name):
+            attach(VOLUMES / name, c.init(), "/tmp/photos")
+            refused(c, "/tmp/photos", "a file system of this type can't be mounted anew",
+                    "Name it as external: --external mnt[/tmp/photos]:KEY")
+            inside(c, "umount", "/tmp/photos")
         with installed(env, "fuse_volume.so"):
             with volume(env, name):
                 attach(VOLUMES / name, c.init(), "/tmp/photos")
