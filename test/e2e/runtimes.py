@@ -159,7 +159,7 @@ class CtrRun(Runtime):
         self.ctr.run(self.c, "--log-uri", f"file://{self.log}", ok=ok)
 
     def told(self):
-        return self.log.read_text()
+        return wait_for("what containerd's shim has copied", self.log.read_text, 10)
 
     def exec(self, *command):
         # ctr stops copying when it hears of the end, which may be before it has copied anything.
