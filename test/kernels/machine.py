@@ -147,7 +147,7 @@ def boot(kernel, initramfs, seconds, hidden):
     command = ["timeout", "--foreground", str(seconds), "qemu-system-x86_64", "-accel", "tcg",
                "-cpu", CPU, "-smp", "2", "-m", "3072", "-nographic", "-no-reboot", "-nic", "none",
                "-kernel", kernel, "-initrd", initramfs,
-               "-append", "console=ttyS0 quiet panic=-1 cgroup_no_v1=all"]
+               "-append", "console=ttyS0 loglevel=3 panic=-1 cgroup_no_v1=all"]
     text, silent = "", False
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                           stderr=subprocess.STDOUT) as qemu:
