@@ -118,6 +118,7 @@ def stage(root, build, names, command):
     shutil.copytree(PLUGINS, root / PLUGINS.lstrip("/"))
     shutil.copytree(PYTHON, root / "usr/lib/python3.11", symlinks=True, ignore=shutil.ignore_patterns(
         "__pycache__", "test", "idlelib", "lib2to3", "ensurepip", "config-*", "dist-packages"))
+    shutil.copytree(TESTS.parent / "packaging", root / "packaging")
     shutil.copytree(TESTS, root / "tests", ignore=shutil.ignore_patterns("fuzz"))
     shutil.copytree(build / "test/programs", root / "under-test/test/programs",
                     ignore=shutil.ignore_patterns("CMakeFiles", "*.cmake"))
