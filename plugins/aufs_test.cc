@@ -1,9 +1,11 @@
 #include "plugins/aufs.h"
 
 #include <fmt/core.h>
+#include <sys/statfs.h>
 
 #include "base/error.h"
 #include "kernel/fs.h"
+#include "kernel/mount_api.h"
 #include "plugins/providers.h"
 #include "plugins/test_support.h"
 
@@ -178,4 +180,15 @@ TEST_CASE("the plan's rows tell the branches") {
   CHECK(root_place(map.provided_mounts().at(90)) == docker + "/mnt/ID");
   auto find = mapped_files(map.provided_mounts().at(90));
   CHECK(place_of(find("/var/lib/docker/aufs/diff/BRID10/bin/busybox")) == "/bin/busybox");
+}
+
+// As aufs is given more layers than fit into a page; any file system that can be remounted will do.
+TEST_CASE("a mount whose options come in several portions") {
+  UniqueFd mount =
+      kernel::mount_by_data("tmpfs", "portions", {"size=1m,mode=750", "size=2m", "size=4m"});
+  struct statfs told{};
+  REQUIRE(fstatfs(mount.get(), &told) == 0);
+  CHECK(told.f_blocks * static_cast<uint64_t>(told.f_bsize) == 4 << 20);
+  CHECK((kernel::stat_fd(mount.get()).stx_mode & 07777) == 0750);
+  CHECK_THROWS_AS(kernel::mount_by_data("tmpfs", "portions", {"size=1m", "size=huge"}), Error);
 }
