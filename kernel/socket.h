@@ -4,6 +4,7 @@
 #include <sys/socket.h>
 #include <sys/syscall.h>
 
+#include <cerrno>
 #include <string_view>
 #include <type_traits>
 
@@ -27,5 +28,8 @@ void set_socket_option(int fd, int level, int option, const T& value, std::strin
   static_assert(!std::is_same_v<T, bool>, "the kernel takes an int");
   must(call(SYS_setsockopt, fd, level, option, &value, sizeof value), operation, subject);
 }
+
+// The kind of socket, or this kernel, doesn't have the option.
+inline bool lacks_option(long result) { return result == -ENOPROTOOPT || result == -EOPNOTSUPP; }
 
 }  // namespace stasis::kernel

@@ -1,17 +1,22 @@
 #include "engine/files/further_options.h"
 
+#include <fmt/format.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 
+#include <algorithm>
 #include <array>
+#include <cerrno>
 #include <cstring>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "kernel/call.h"
+#include "kernel/socket.h"
 
 namespace stasis::engine::files {
 
@@ -19,6 +24,7 @@ namespace {
 
 struct Option {
   int level, name;
+  bool operator==(const Option&) const = default;
 };
 
 // Newer than the headers of the oldest system that we are built on.
@@ -26,91 +32,103 @@ constexpr int ip_local_port_range = 51, tcp_tx_delay = 37;
 
 // Numbers that mean the same when they are set as when they are read, and are the program's choice
 // alone. No other is set, whatever an image says.
-constexpr std::array of_all{
-    Option{SOL_SOCKET, SO_RXQ_OVFL},         Option{SOL_SOCKET, SO_PEEK_OFF},
-    Option{SOL_SOCKET, SO_BUSY_POLL},        Option{SOL_SOCKET, SO_ZEROCOPY},
-    Option{SOL_SOCKET, SO_SELECT_ERR_QUEUE}, Option{SOL_SOCKET, SO_TIMESTAMP_OLD},
-    Option{SOL_SOCKET, SO_TIMESTAMPNS_OLD},  Option{SOL_SOCKET, SO_TIMESTAMP_NEW},
-    Option{SOL_SOCKET, SO_TIMESTAMPNS_NEW},  Option{SOL_SOCKET, SO_TIMESTAMPING_OLD},
-};
-constexpr std::array of_four{
-    Option{IPPROTO_IP, IP_MTU_DISCOVER},     Option{IPPROTO_IP, IP_RECVERR},
-    Option{IPPROTO_IP, IP_RECVTTL},          Option{IPPROTO_IP, IP_RECVTOS},
-    Option{IPPROTO_IP, IP_RECVOPTS},         Option{IPPROTO_IP, IP_RETOPTS},
-    Option{IPPROTO_IP, IP_TRANSPARENT},      Option{IPPROTO_IP, IP_RECVORIGDSTADDR},
-    Option{IPPROTO_IP, IP_MINTTL},           Option{IPPROTO_IP, IP_CHECKSUM},
-    Option{IPPROTO_IP, IP_MULTICAST_TTL},    Option{IPPROTO_IP, IP_MULTICAST_LOOP},
-    Option{IPPROTO_IP, IP_MULTICAST_ALL},    Option{IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT},
-    Option{IPPROTO_IP, IP_RECVFRAGSIZE},     Option{IPPROTO_IP, IP_RECVERR_RFC4884},
-    Option{IPPROTO_IP, ip_local_port_range},
-};
+constexpr std::array of_all{SO_RXQ_OVFL,        SO_PEEK_OFF,         SO_BUSY_POLL,
+                            SO_ZEROCOPY,        SO_SELECT_ERR_QUEUE, SO_TIMESTAMP_OLD,
+                            SO_TIMESTAMPNS_OLD, SO_TIMESTAMP_NEW,    SO_TIMESTAMPNS_NEW,
+                            SO_TIMESTAMPING_OLD};
+constexpr std::array of_four{IP_MTU_DISCOVER,    IP_RECVERR,
+                             IP_RECVTTL,         IP_RECVTOS,
+                             IP_RECVOPTS,        IP_RETOPTS,
+                             IP_TRANSPARENT,     IP_RECVORIGDSTADDR,
+                             IP_MINTTL,          IP_CHECKSUM,
+                             IP_MULTICAST_TTL,   IP_MULTICAST_LOOP,
+                             IP_MULTICAST_ALL,   IP_BIND_ADDRESS_NO_PORT,
+                             IP_RECVFRAGSIZE,    IP_RECVERR_RFC4884,
+                             ip_local_port_range};
 constexpr std::array of_six{
-    Option{IPPROTO_IPV6, IPV6_UNICAST_HOPS},   Option{IPPROTO_IPV6, IPV6_MULTICAST_HOPS},
-    Option{IPPROTO_IPV6, IPV6_MULTICAST_LOOP}, Option{IPPROTO_IPV6, IPV6_MULTICAST_ALL},
-    Option{IPPROTO_IPV6, IPV6_MTU_DISCOVER},   Option{IPPROTO_IPV6, IPV6_RECVERR},
-    Option{IPPROTO_IPV6, IPV6_RECVHOPLIMIT},   Option{IPPROTO_IPV6, IPV6_RECVTCLASS},
-    Option{IPPROTO_IPV6, IPV6_TCLASS},         Option{IPPROTO_IPV6, IPV6_AUTOFLOWLABEL},
-    Option{IPPROTO_IPV6, IPV6_MINHOPCOUNT},    Option{IPPROTO_IPV6, IPV6_RECVORIGDSTADDR},
-    Option{IPPROTO_IPV6, IPV6_TRANSPARENT},    Option{IPPROTO_IPV6, IPV6_DONTFRAG},
-    Option{IPPROTO_IPV6, IPV6_RECVFRAGSIZE},   Option{IPPROTO_IPV6, IPV6_RECVERR_RFC4884},
-};
-constexpr std::array of_tcp{
-    Option{IPPROTO_TCP, TCP_SYNCNT},
-    Option{IPPROTO_TCP, TCP_LINGER2},
-    Option{IPPROTO_TCP, TCP_DEFER_ACCEPT},
-    Option{IPPROTO_TCP, TCP_USER_TIMEOUT},
-    Option{IPPROTO_TCP, TCP_NOTSENT_LOWAT},
-    Option{IPPROTO_TCP, TCP_FASTOPEN},
-    Option{IPPROTO_TCP, TCP_FASTOPEN_NO_COOKIE},
-    Option{IPPROTO_TCP, TCP_SAVE_SYN},
-    Option{IPPROTO_TCP, TCP_THIN_LINEAR_TIMEOUTS},
-    Option{IPPROTO_TCP, TCP_INQ},
-    Option{IPPROTO_TCP, tcp_tx_delay},
-};
+    IPV6_UNICAST_HOPS, IPV6_MULTICAST_HOPS, IPV6_MULTICAST_LOOP, IPV6_MULTICAST_ALL,
+    IPV6_MTU_DISCOVER, IPV6_RECVERR,        IPV6_RECVHOPLIMIT,   IPV6_RECVTCLASS,
+    IPV6_TCLASS,       IPV6_AUTOFLOWLABEL,  IPV6_MINHOPCOUNT,    IPV6_RECVORIGDSTADDR,
+    IPV6_TRANSPARENT,  IPV6_DONTFRAG,       IPV6_RECVFRAGSIZE,   IPV6_RECVERR_RFC4884};
+constexpr std::array of_tcp{TCP_SYNCNT,
+                            TCP_LINGER2,
+                            TCP_DEFER_ACCEPT,
+                            TCP_USER_TIMEOUT,
+                            TCP_NOTSENT_LOWAT,
+                            TCP_FASTOPEN,
+                            TCP_FASTOPEN_NO_COOKIE,
+                            TCP_SAVE_SYN,
+                            TCP_THIN_LINEAR_TIMEOUTS,
+                            TCP_INQ,
+                            tcp_tx_delay};
 
 bool is_tcp(const image::InetSkEntry& entry) {
   return entry.proto() == IPPROTO_TCP && entry.type() == SOCK_STREAM;
 }
 
 std::vector<Option> options_of(const image::InetSkEntry& entry) {
-  std::vector<Option> all(of_all.begin(), of_all.end());
+  std::vector<Option> options;
+  auto add = [&](int level, std::span<const int> names) {
+    for (int name : names) options.push_back({level, name});
+  };
+  add(SOL_SOCKET, of_all);
   if (entry.family() == AF_INET6)
-    all.insert(all.end(), of_six.begin(), of_six.end());
+    add(IPPROTO_IPV6, of_six);
   else
-    all.insert(all.end(), of_four.begin(), of_four.end());
-  if (is_tcp(entry)) all.insert(all.end(), of_tcp.begin(), of_tcp.end());
+    add(IPPROTO_IP, of_four);
+  if (!is_tcp(entry)) return options;
+  add(IPPROTO_TCP, of_tcp);
   // A connection that is put back is connected to, which this one would put off.
-  if (is_tcp(entry) && entry.state() == TCP_CLOSE)
-    all.push_back({IPPROTO_TCP, TCP_FASTOPEN_CONNECT});
-  return all;
+  if (entry.state() == TCP_CLOSE) options.push_back({IPPROTO_TCP, TCP_FASTOPEN_CONNECT});
+  return options;
 }
+
+std::string name_of(Option option) { return fmt::format("{}/{}", option.level, option.name); }
 
 // Which of them a socket has depends on its kind and the kernel.
 std::optional<int> read(int fd, Option option) {
   int value = 0;
   socklen_t size = sizeof value;
-  if (kernel::call(SYS_getsockopt, fd, option.level, option.name, &value, &size) < 0)
-    return std::nullopt;
+  long result = kernel::call(SYS_getsockopt, fd, option.level, option.name, &value, &size);
+  if (kernel::lacks_option(result)) return std::nullopt;
+  kernel::must(result, "read a socket's option", name_of(option));
   return value;
 }
 
+// By a kernel that is another one than at the dump, or allows less.
+bool is_refused(long result) {
+  return kernel::lacks_option(result) || result == -EINVAL || result == -EPERM;
+}
+
+void restore_option(int fd, Option option, int value, Log& log) {
+  if (read(fd, option) == value) return;
+  long result = kernel::call(SYS_setsockopt, fd, option.level, option.name, &value, sizeof value);
+  if (is_refused(result))
+    log.warn("A socket's option {} can't be {} again: {}", name_of(option), value,
+             strerror(static_cast<int>(-result)));
+  else
+    kernel::must(result, "set a socket's option", name_of(option));
+}
+
+constexpr const char* congestion_option = "a TCP socket's congestion control";
+
 std::string congestion_control(int fd) {
-  std::array<char, 17> name{};
-  socklen_t size = name.size() - 1;
-  if (kernel::call(SYS_getsockopt, fd, IPPROTO_TCP, TCP_CONGESTION, name.data(), &size) < 0)
-    return {};
-  return name.data();
+  return kernel::socket_option<std::array<char, 16>>(fd, IPPROTO_TCP, TCP_CONGESTION, "read",
+                                                     congestion_option)
+      .data();
 }
 
 void restore_congestion_control(int fd, const std::string& name, Log& log) {
   if (name.empty() || congestion_control(fd) == name) return;
   long result =
       kernel::call(SYS_setsockopt, fd, IPPROTO_TCP, TCP_CONGESTION, name.data(), name.size());
-  if (result < 0)
+  if (result == -ENOENT || is_refused(result))
     log.warn(
-        "A TCP socket had the congestion control {}, which this kernel doesn't have ({}): it gets "
-        "the usual one",
+        "A TCP socket had the congestion control {}, which this kernel doesn't have or allow ({}): "
+        "it gets the usual one",
         name, strerror(static_cast<int>(-result)));
+  else
+    kernel::must(result, "set", congestion_option);
 }
 
 }  // namespace
@@ -132,20 +150,12 @@ image::SocketOptionsEntry dump_further_options(int fd, const image::InetSkEntry&
 
 void restore_further_options(int fd, const image::InetSkEntry& entry,
                              const image::SocketOptionsEntry& options, Log& log) {
-  for (Option option : options_of(entry))
-    for (const image::SocketOptionEntry& then : options.options()) {
-      if (static_cast<int>(then.level()) != option.level ||
-          static_cast<int>(then.option()) != option.name)
-        continue;
-      int value = then.value();
-      if (read(fd, option) == value) break;
-      long result =
-          kernel::call(SYS_setsockopt, fd, option.level, option.name, &value, sizeof value);
-      if (result < 0)
-        log.warn("A socket's option {} of level {} can't be {} again: {}", option.name,
-                 option.level, value, strerror(static_cast<int>(-result)));
-      break;
-    }
+  const std::vector<Option> known = options_of(entry);
+  for (const image::SocketOptionEntry& then : options.options()) {
+    Option option{static_cast<int>(then.level()), static_cast<int>(then.option())};
+    if (std::find(known.begin(), known.end(), option) != known.end())
+      restore_option(fd, option, then.value(), log);
+  }
   if (is_tcp(entry)) restore_congestion_control(fd, options.congestion_control(), log);
 }
 

@@ -104,8 +104,11 @@ image::SkOptsEntry dump_socket_options(int fd) {
   // Whether the kernel may still choose the sizes of the buffers; Linux 5.16.
   int locked = 0;
   socklen_t size = sizeof locked;
-  if (kernel::call(SYS_getsockopt, fd, SOL_SOCKET, SO_BUF_LOCK, &locked, &size) == 0)
+  long told = kernel::call(SYS_getsockopt, fd, SOL_SOCKET, SO_BUF_LOCK, &locked, &size);
+  if (!kernel::lacks_option(told)) {
+    kernel::must(told, "read which buffers are fixed of", "a socket");
     options.set_so_buf_lock(static_cast<uint32_t>(locked));
+  }
   dump_device(fd, options);
   dump_filter(fd, options);
   return options;
@@ -117,7 +120,8 @@ void restore_socket_options(int fd, const image::SkOptsEntry& options) {
   set(fd, SO_RCVBUFFORCE, static_cast<int>(options.so_rcvbuf() / 2));
   if (options.has_so_buf_lock()) {
     auto locked = static_cast<int>(options.so_buf_lock());
-    kernel::call(SYS_setsockopt, fd, SOL_SOCKET, SO_BUF_LOCK, &locked, sizeof locked);
+    long result = kernel::call(SYS_setsockopt, fd, SOL_SOCKET, SO_BUF_LOCK, &locked, sizeof locked);
+    if (!kernel::lacks_option(result)) kernel::must(result, "fix the buffers of", "a socket");
   }
   set(fd, SO_SNDTIMEO,
       timeval{static_cast<time_t>(options.so_snd_tmo_sec()),
