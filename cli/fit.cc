@@ -249,7 +249,7 @@ class Comparison {
 
   void tell_replaced(const std::string& point, const std::string& source,
                      const mountmap::FileIdentity& then, const mountmap::FileIdentity& now) {
-    if (then.major == now.major && then.minor == now.minor)
+    if (then.same_file_system(now))
       find(Severity::note, point,
            fmt::format("comes from {}, which was replaced since the checkpoint", source), "");
     else

@@ -8,8 +8,12 @@ namespace {
 constexpr std::string_view deleted = "//deleted";
 }
 
+bool FileIdentity::same_file_system(const FileIdentity& other) const {
+  return major == other.major && minor == other.minor;
+}
+
 bool FileIdentity::same_file(const FileIdentity& other) const {
-  return major == other.major && minor == other.minor && inode == other.inode &&
+  return same_file_system(other) && inode == other.inode &&
          (born_ns == other.born_ns || born_ns == 0 || other.born_ns == 0);
 }
 

@@ -21,6 +21,7 @@ struct FileIdentity {
   bool directory = false;
 
   bool known() const { return inode != 0; }
+  bool same_file_system(const FileIdentity& other) const;  // numbers: within one boot
   bool same_file(const FileIdentity& other) const;
 };
 

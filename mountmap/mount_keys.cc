@@ -258,7 +258,7 @@ class Keyer {
       find(Severity::obstacle, mount,
            fmt::format("shows the host's {}, which was deleted since", path),
            "put it back (a restore has nothing to bind there), or unmount it in the container");
-    else if (shown && (shown->major != now->major || shown->minor != now->minor))
+    else if (shown && !shown->same_file_system(*now))
       find(Severity::warning, mount,
            fmt::format("isn't what the host's {} shows now: another file system is there", path),
            "a restore binds what is there then: unmount it, or name another source");

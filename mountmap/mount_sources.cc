@@ -139,7 +139,7 @@ class Examiner {
           fmt::format("its source {} was a {} and is a {} now", row_->source,
                       then->directory ? "directory" : "file", now.directory ? "directory" : "file"),
           "put back what was there: neither can be bound over the other");
-    } else if (then->known() && (then->major != now.major || then->minor != now.minor)) {
+    } else if (then->known() && !then->same_file_system(now)) {
       find(Severity::warning,
            fmt::format("its source {} is on another file system {}: one was mounted over it, or "
                        "unmounted",

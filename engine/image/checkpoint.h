@@ -107,7 +107,7 @@ struct Checkpoint {
   std::optional<SeccompEntry> seccomp;
   std::optional<StasisEntry> more;                        // of images that stasis made
   std::map<uint32_t, TcpStreamImage> streams;             // of TCP connections, by InetSkEntry.ino
-  std::map<uint32_t, SocketOptionsEntry> socket_options;  // `more`'s, by InetSkEntry.id
+  std::map<uint32_t, SocketOptionsEntry> socket_options;  // of `more`, by InetSkEntry.id
 
   const TaskImage& root() const { return tasks.front(); }
   // CLONE_NEW* of the kinds of namespace that the container has of its own.

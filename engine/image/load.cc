@@ -189,10 +189,14 @@ void read_namespaces(Checkpoint& image) {
     if (!image.more) image.more.emplace();
     image.more->MergeFrom(entry);
   }
-  if (image.more)
-    for (const SocketOptionsEntry& options : image.more->socket_options())
-      expect(image.socket_options.emplace(options.id(), options).second, "stasis", -1,
-             "options of socket {} again", options.id());
+  if (image.more) {
+    for (SocketOptionsEntry& options : *image.more->mutable_socket_options()) {
+      uint32_t id = options.id();
+      expect(image.socket_options.emplace(id, std::move(options)).second, "stasis", -1,
+             "options of socket {} again", id);
+    }
+    image.more->clear_socket_options();
+  }
   image.seccomp = dir.maybe_one<SeccompEntry>("seccomp");
 }
 

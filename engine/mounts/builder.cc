@@ -222,11 +222,11 @@ UniqueFd Builder::State::make(Staging& staging, int i) {
   UniqueFd mount;
   if (tree.planted.count(i)) {
     mount = kernel::open_tree(staging.planted(i).get(), "", OPEN_TREE_CLONE);
-  } else if (node.how == How::fresh && node.layers.empty() && !sources[i].valid()) {
-    return make_fresh(fresh[i]);
   } else if (!node.layers.empty()) {
     mount_layered(tree, i, mounts, staging.place());
     mount = kernel::open_tree(staging.placed().get(), "", OPEN_TREE_CLONE);
+  } else if (node.how == How::fresh && !sources[i].valid()) {
+    return make_fresh(fresh[i]);
   } else if (node.how == How::bind) {
     mount = bind(staging, node);
   } else {

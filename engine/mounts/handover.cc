@@ -26,14 +26,12 @@ UniqueFd make_mountpoint(int parent, const std::string& name, bool directory) {
 // Some directory that may be covered for a moment. Not the root itself: what
 // covers it in a user namespace could not be taken away any more.
 UniqueFd find_place(const std::string& wanted) {
-  constexpr unsigned identity = STATX_INO | STATX_MNT_ID;
-  auto root = kernel::stat_fd(kernel::open("/", O_PATH | O_DIRECTORY).get(), identity);
+  UniqueFd root = kernel::open("/", O_PATH | O_DIRECTORY);
   for (const std::string& path : {wanted, std::string("/tmp"), std::string("/run")}) {
     long fd = kernel::try_open_in(AT_FDCWD, path, O_PATH | O_DIRECTORY, 0);
     if (fd < 0) continue;
     UniqueFd place(static_cast<int>(fd));
-    auto here = kernel::stat_fd(place.get(), identity);
-    if (here.stx_ino != root.stx_ino || here.stx_mnt_id != root.stx_mnt_id) return place;
+    if (!is_same_place(place.get(), root.get())) return place;
   }
   throw Error("find a place for mounts of the host at", wanted)
       .because("neither it nor /tmp nor /run is a directory other than the root")

@@ -31,13 +31,6 @@ constexpr std::array<std::string_view, 13> plain_options{"redirect_dir",   "inde
                                                          "override_creds", "nooverride_creds",
                                                          "fsync"};
 
-Error refusal(const image::MntEntry& entry, std::string cause) {
-  return Error("rebuild the mount", describe(entry))
-      .because(std::move(cause))
-      .hint("Unmount it in the container, or name it as external: --external mnt[" +
-            entry.mountpoint() + "]:KEY, and at restore mnt[KEY]:SOURCE.");
-}
-
 // Its directories have handles of the file systems they were on, of which tmpfs ones are new.
 bool ties_to_file_systems(const mountmap::OverlayOption& option) {
   return (option.name == "index" || option.name == "nfs_export") && option.value == "on";
@@ -46,12 +39,12 @@ bool ties_to_file_systems(const mountmap::OverlayOption& option) {
 void check_option(const image::MntEntry& entry, const mountmap::OverlayOption& option) {
   if (mountmap::is_layer_option(option.name)) return;
   if (std::find(plain_options.begin(), plain_options.end(), option.name) == plain_options.end())
-    throw refusal(entry, "its option " + option.name + " isn't known");
+    throw layered_refusal(entry, "its option " + option.name + " isn't known");
   if (ties_to_file_systems(option))
-    throw refusal(entry,
-                  fmt::format("its option {}=on ties it to file systems that a restore makes "
-                              "anew",
-                              option.name));
+    throw layered_refusal(
+        entry, fmt::format("its option {}=on ties it to file systems that a restore makes "
+                           "anew",
+                           option.name));
 }
 
 // The layer as it is found from the tree's root, and as it was planned.
@@ -62,33 +55,37 @@ void check_place(const Node& node, const Layer& layer, int root, int mount, cons
   UniqueFd meant = inside.empty()
                        ? kernel::open_tree(mount, "", 0)
                        : kernel::open_in(mount, inside, O_PATH | O_DIRECTORY, within_mount);
-  if (seen.valid()) {
-    constexpr unsigned identity = STATX_INO | STATX_MNT_ID;
-    auto here = kernel::stat_fd(seen.get(), identity);
-    auto there = kernel::stat_fd(meant.get(), identity);
-    if (here.stx_ino == there.stx_ino && here.stx_mnt_id == there.stx_mnt_id) return;
-  }
-  throw refusal(*node.entry, "its layer " + layer.path + " can't be reached where it is to be");
+  if (!seen.valid() || !is_same_place(seen.get(), meant.get()))
+    throw layered_refusal(*node.entry,
+                          "its layer " + layer.path + " can't be reached where it is to be");
 }
 
 }  // namespace
+
+Error layered_refusal(const image::MntEntry& entry, std::string cause) {
+  return Error("rebuild the mount", describe(entry))
+      .because(std::move(cause))
+      .hint("Unmount it in the container, or name it as external: --external mnt[" +
+            entry.mountpoint() + "]:KEY, and at restore mnt[KEY]:SOURCE.");
+}
 
 bool is_layered(const image::MntEntry& entry) { return entry.fstype() == image::OVERLAYFS; }
 
 std::vector<std::string> layer_paths(const image::MntEntry& entry) {
   if (entry.options().size() >= static_cast<size_t>(sysconf(_SC_PAGESIZE)))
-    throw refusal(entry, "its layers need more than a page of options");
+    throw layered_refusal(entry, "its layers need more than a page of options");
   for (const auto& option : mountmap::overlay_options(entry.options())) check_option(entry, option);
   std::vector<std::string> paths;
   for (const auto& layer : mountmap::overlay_layers(entry.options())) {
     std::string path = mountmap::unescaped(layer.path);
     if (!is_plain_path(path))
-      throw refusal(entry, fmt::format("its layer \"{}\" is no plain absolute path, and may have "
-                                       "meant any directory",
-                                       path));
+      throw layered_refusal(entry,
+                            fmt::format("its layer \"{}\" is no plain absolute path, and may have "
+                                        "meant any directory",
+                                        path));
     paths.push_back(std::move(path));
   }
-  if (paths.empty()) throw refusal(entry, "its layers aren't told");
+  if (paths.empty()) throw layered_refusal(entry, "its layers aren't told");
   return paths;
 }
 
@@ -104,8 +101,9 @@ void check_layers(const Tree& tree, const std::vector<Space>& spaces) {
       UniqueFd found(static_cast<int>(
           kernel::try_open_in(view[0].get(), inside, O_PATH | O_DIRECTORY, within_mount)));
       if (!found.valid())
-        throw refusal(*node.entry, fmt::format("its layer {} isn't there: no directory {} in {}",
-                                               layer.path, inside, describe(*under.entry)));
+        throw layered_refusal(
+            *node.entry, fmt::format("its layer {} isn't there: no directory {} in {}", layer.path,
+                                     inside, describe(*under.entry)));
     }
 }
 

@@ -5,12 +5,16 @@
 #include <string>
 #include <vector>
 
+#include "base/error.h"
 #include "base/unique_fd.h"
 #include "engine/mounts/spaces.h"
 #include "engine/mounts/tree.h"
 #include "mnt.pb.h"
 
 namespace stasis::engine::mounts {
+
+// What is wrong with such a mount, and what its user can do about it.
+Error layered_refusal(const image::MntEntry& entry, std::string cause);
 
 bool is_layered(const image::MntEntry& entry);
 
@@ -21,8 +25,8 @@ std::vector<std::string> layer_paths(const image::MntEntry& entry);
 // Before the freeze: every layer is in the mount that the tree says it is in. Throws Error.
 void check_layers(const Tree& tree, const std::vector<Space>& spaces);
 
-// `root`: of the namespace's tree, the layers' mounts attached in it; `place`: a directory of ours
-// that the mount is left on, from which it can be copied. In a process whose root is its own.
+// Mounts node `i`, whose layers' mounts are attached in the namespace's tree, on `place`: a
+// directory of ours from which it can be copied. In a process whose root is its own.
 void mount_layered(const Tree& tree, int i, const std::vector<UniqueFd>& mounts, int place);
 
 }  // namespace stasis::engine::mounts

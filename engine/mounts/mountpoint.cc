@@ -11,6 +11,12 @@ namespace stasis::engine::mounts {
 
 bool is_directory(int fd) { return S_ISDIR(kernel::stat_fd(fd, STATX_TYPE).stx_mode); }
 
+bool is_same_place(int a, int b) {
+  constexpr unsigned identity = STATX_INO | STATX_MNT_ID;
+  auto one = kernel::stat_fd(a, identity), other = kernel::stat_fd(b, identity);
+  return one.stx_ino == other.stx_ino && one.stx_mnt_id == other.stx_mnt_id;
+}
+
 UniqueFd open_mountpoint(const Tree& tree, int i, int parent) {
   const Node& node = tree.nodes[i];
   const auto& place = node.entry->mountpoint();

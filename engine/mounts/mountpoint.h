@@ -16,6 +16,9 @@ constexpr uint64_t within_mount =
 
 bool is_directory(int fd);
 
+// Both descriptors are of one file as one mount shows it.
+bool is_same_place(int a, int b);
+
 // Where node `i` stands on its parent, `parent` being a descriptor of the
 // parent's root. Invalid where that is the root itself. Throws Error where
 // nothing is there.

@@ -80,7 +80,11 @@ void write_sources(const DumpPlan& plan, const std::vector<image::MountIdMap>& i
 
 Sources::Sources(const image::Checkpoint& checkpoint, const RestorePlan& plan, const Tree& tree,
                  Log& log)
-    : checkpoint_(checkpoint), plan_(plan), tree_(tree), log_(log) {}
+    : checkpoint_(checkpoint),
+      plan_(plan),
+      tree_(tree),
+      log_(log),
+      same_boot_(checkpoint.more && checkpoint.more->boot_id() == kernel::boot_id()) {}
 
 const mountmap::MountTable& Sources::host() {
   if (!host_) host_ = mountmap::MountTable::read(getpid());
@@ -135,10 +139,7 @@ UniqueFd Sources::hold(const Node& node) {
                                   .mountpoint = node.entry->mountpoint(),
                                   .type = type_name(*node.entry),
                                   .source = source});
-  if (!source.empty()) {
-    tell_other_file_system(node, source);
-    return hold_path(node, source);
-  }
+  if (!source.empty()) return hold_path(node, source);
   if (automatic && plan_.automatic_mounts) return hold_automatic(node);
   if (automatic)
     throw refusal(node)
@@ -154,7 +155,7 @@ UniqueFd Sources::hold(const Node& node) {
       .hint("Name one: " + naming(node) + ".");
 }
 
-UniqueFd Sources::hold_path(const Node& node, const std::string& path) const {
+UniqueFd Sources::hold_path(const Node& node, const std::string& path) {
   long opened = open_source(path);
   if (opened < 0)
     throw refusal(node)
@@ -168,6 +169,7 @@ UniqueFd Sources::hold_path(const Node& node, const std::string& path) const {
         .because(fmt::format("its source {} is {}, and was {} at the dump", path,
                              kind(is_directory(fd.get())), kind(record->directory())))
         .hint("Put back what was there, or name another one: " + naming(node) + ".");
+  if (record && record->path() == path) tell_other_file_system(node, *record, fd.get());
   UniqueFd mount = kernel::open_tree(fd.get(), "", OPEN_TREE_CLONE);
   if (checkpoint_.more)
     for (const auto& map : checkpoint_.more->id_maps())
@@ -178,21 +180,18 @@ UniqueFd Sources::hold_path(const Node& node, const std::string& path) const {
 
 // Who restores names the source and may well mean another one. The same path on another file
 // system, though, is mostly one that isn't mounted now, or has been mounted over.
-void Sources::tell_other_file_system(const Node& node, const std::string& path) {
-  const auto* record = record_of(*node.entry);
-  if (!checkpoint_.more || !record || record->path() != path || record->fstype().empty()) return;
-  UniqueFd fd(static_cast<int>(open_source(path)));
-  if (!fd.valid()) return;  // told when it is held
-  uint64_t id = kernel::stat_fd(fd.get(), STATX_MNT_ID).stx_mnt_id;
+void Sources::tell_other_file_system(const Node& node, const image::HostSourceEntry& record,
+                                     int source) {
+  if (record.fstype().empty()) return;
+  uint64_t id = kernel::stat_fd(source, STATX_MNT_ID).stx_mnt_id;
   const mountmap::Mount* now = host().find(static_cast<int>(id));
   if (!now) return;
-  bool one_boot = checkpoint_.more->boot_id() == kernel::boot_id();
-  bool same_number = now->major == record->major() && now->minor == record->minor();
-  if (one_boot ? same_number : now->fstype == record->fstype()) return;  // numbers: for one boot
+  bool same_number = now->major == record.major() && now->minor == record.minor();
+  if (same_boot_ ? same_number : now->fstype == record.fstype()) return;  // numbers: for one boot
   log_.warn(
       "{}: its source {} was on a file system of type {} ({}:{}) at the dump and is on one of "
       "type {} ({}:{}) now: is what was there mounted?",
-      node.entry->mountpoint(), path, record->fstype(), record->major(), record->minor(),
+      node.entry->mountpoint(), record.path(), record.fstype(), record.major(), record.minor(),
       now->fstype, now->major, now->minor);
 }
 
@@ -202,7 +201,7 @@ UniqueFd Sources::hold_automatic(const Node& node) {
   const std::string& then = node.entry->source();
   if (!record) return hold_path(node, then);
   std::string remedy = "Mount there what was there, or name another source: " + naming(node) + ".";
-  if (!checkpoint_.more || checkpoint_.more->boot_id() != kernel::boot_id()) {
+  if (!same_boot_) {
     // Numbers mean nothing any more; its type is what can be compared.
     const auto& now = host().at(then)->fstype;
     if (now == record->fstype() && record->has_inode()) return hold_path(node, then);

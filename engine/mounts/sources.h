@@ -38,10 +38,10 @@ class Sources {
   UniqueFd hold(const Node& node);
   UniqueFd hold_provided(const Node& node) const;
   UniqueFd hold_automatic(const Node& node);
-  UniqueFd hold_path(const Node& node, const std::string& path) const;
+  UniqueFd hold_path(const Node& node, const std::string& path);
   UniqueFd uncover(const Node& node, const image::HostSourceEntry& record,
                    const mountmap::HostPlace& place);
-  void tell_other_file_system(const Node& node, const std::string& path);
+  void tell_other_file_system(const Node& node, const image::HostSourceEntry& record, int source);
   const image::HostSourceEntry* record_of(const image::MntEntry& entry) const;
   void check_same(const Node& node, const image::HostSourceEntry& record,
                   const std::string& path) const;
@@ -53,6 +53,7 @@ class Sources {
   const RestorePlan& plan_;
   const Tree& tree_;
   Log& log_;
+  const bool same_boot_;  // as at the dump
   std::optional<mountmap::MountTable> host_;
 };
 

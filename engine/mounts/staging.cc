@@ -22,10 +22,7 @@ Staging::Staging(int place) {
   context.set("source", "stasis");
   context.create();
   mount_ = context.mount(0);
-  constexpr unsigned identity = STATX_INO | STATX_MNT_ID;
-  auto here = kernel::stat_fd(place, identity);
-  auto root = kernel::stat_fd(kernel::open("/", O_PATH | O_DIRECTORY).get(), identity);
-  covers_root_ = here.stx_ino == root.stx_ino && here.stx_mnt_id == root.stx_mnt_id;
+  covers_root_ = is_same_place(place, kernel::open("/", O_PATH | O_DIRECTORY).get());
   kernel::attach_mount(mount_.get(), place, "the staging area");
   directory_ = make_directory(mount_.get(), "sources");
   root_ = make_directory(mount_.get(), "root");

@@ -256,10 +256,8 @@ void Planner::place_layer(int i, Layer& layer) {
   const Node* source = &tree_.nodes[layer.node];
   while (source->source >= 0) source = &tree_.nodes[source->source];
   auto refuse = [&](const char* why) {
-    return refusal(entry(i), "its layer " + layer.path + " lies on " + describe(entry(layer.node)) +
-                                 ", which " + why)
-        .hint("Unmount it in the container, or name it as external: --external mnt[" +
-              entry(i).mountpoint() + "]:KEY, and at restore mnt[KEY]:SOURCE.");
+    return layered_refusal(entry(i), "its layer " + layer.path + " lies on " +
+                                         describe(entry(layer.node)) + ", which " + why);
   };
   // Who can write there could have the layer lead elsewhere while it is mounted.
   if (source->how == How::external) throw refuse("comes from the host");

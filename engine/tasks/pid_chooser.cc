@@ -5,7 +5,6 @@
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -59,10 +58,7 @@ void PidChooser::next(pid_t id) {
 PidChooser::~PidChooser() {
   channel_.reset();
   // It ends by itself; a frozen or misled one must not hold us.
-  kernel::call(SYS_kill, helper_, SIGKILL);
-  long n;
-  do n = kernel::call(SYS_wait4, helper_, nullptr, __WALL, nullptr);
-  while (n == -EINTR);
+  end_child(helper_);
 }
 
 }  // namespace stasis::engine
