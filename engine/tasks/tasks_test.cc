@@ -1,4 +1,5 @@
 #include <linux/ptrace.h>
+#include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -80,16 +81,19 @@ TEST_CASE("sessions and groups that can be made, and those that cannot") {
 }
 
 TEST_CASE("registers survive the image, FPU and vector state included") {
+  auto* set = static_cast<volatile int*>(
+      mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
   pid_t pid = fork();
   if (pid == 0) {
     asm volatile(
         "mov $0x1122334455667788, %%r12\n"
         "movq %%r12, %%xmm7\n"
-        "1: pause\n jmp 1b\n" ::
-            : "r12", "xmm7");
+        "movl $1, (%0)\n"
+        "1: pause\n jmp 1b\n" ::"r"(set)
+        : "r12", "xmm7", "memory");
     _exit(0);
   }
-  usleep(20000);
+  while (*set == 0) usleep(100);
   {
     Tracee tracee = Tracee::seize(pid, PTRACE_O_EXITKILL);
     tracee.interrupt();
@@ -113,4 +117,5 @@ TEST_CASE("registers survive the image, FPU and vector state included") {
   }
   kill(pid, SIGKILL);
   waitpid(pid, nullptr, 0);
+  munmap(const_cast<int*>(set), 4096);
 }
