@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "base/scope_exit.h"
+#include "hook/container_files.h"
 #include "hook/image_archive.h"
 #include "kernel/directories.h"
 #include "kernel/fs.h"
@@ -37,17 +38,16 @@ std::string image_name(std::string_view path, std::string_view below) {
   return std::string(path);
 }
 
-// An archive is believed no more than any other image. All that it can do is to
-// create files with plain names in one directory that was empty, and only so
+// An archive is believed no more than any other image. All that it can do here is
+// to create files with plain names in one directory that was empty, and only so
 // many, and so large ones.
 class Unpacker {
  public:
-  Unpacker(int archive, int directory, std::string name, Log& log)
+  Unpacker(int archive, int directory, std::string name)
       : archive_(archive),
         directory_(directory),
         name_(std::move(name)),
-        room_(room_in(directory)),
-        log_(log) {}
+        room_(room_in(directory)) {}
 
   void run() {
     auto tar = open_archive(archive_, name_);
@@ -65,35 +65,22 @@ class Unpacker {
   void take(ArchiveReader& tar, std::string_view below);
   void take_blobs();
   void add(ArchiveReader& tar, const std::string& file);
-  void tell(const ArchiveReader& tar);
 
   int archive_, directory_;
   std::string name_;
   uint64_t room_;
-  Log& log_;
   uint64_t entries_ = 0;
   bool found_ = false, saved_image_ = false, pod_ = false;
 };
 
 void Unpacker::add(ArchiveReader& tar, const std::string& file) {
-  if (!tar.is_file()) tar.fail("an image is no file");
+  if (!tar.is_file()) tar.fail("it is no file");
   constexpr int flags = O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW;
   UniqueFd out = kernel::open_at(directory_, file, flags, 0600);
   uint64_t size = tar.size();
   if (size > room_) tar.fail(fmt::format("there is no room for it in {}", unpacked_dir));
   room_ -= size;
   tar.copy_content(out.get(), file);
-}
-
-// What an engine's own restore would put into the container's root and its /dev/shm.
-void Unpacker::tell(const ArchiveReader& tar) {
-  constexpr uint64_t empty_tar = 1536;  // two blocks that end it, and the directory's own
-  const std::string& path = tar.path();
-  if (path == "rootfs-diff.tar" || path == "deleted.files")
-    log_.warn("{} in the archive is not applied: the container has the files of its own image",
-              path);
-  if (path == "devshm-checkpoint.tar" && tar.size() > empty_tar)
-    log_.warn("{} in the archive is not applied: /dev/shm is the new container's", path);
 }
 
 void Unpacker::take(ArchiveReader& tar, std::string_view below) {
@@ -103,10 +90,8 @@ void Unpacker::take(ArchiveReader& tar, std::string_view below) {
     found_ |= file == "inventory.img";
     saved_image_ |= tar.path() == "index.json" || tar.path() == "manifest.json";
     pod_ |= tar.path() == "pod.options";
-    if (file.empty())
-      tell(tar);
-    else
-      add(tar, file);
+    if (file.empty() && is_of_container_files(tar.path())) file = tar.path();
+    if (!file.empty()) add(tar, file);
   }
 }
 
@@ -136,7 +121,7 @@ UniqueFd unpack_checkpoint(int archive, const std::string& name, const std::stri
     }
   });
   UniqueFd directory = kernel::open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
-  Unpacker(archive, directory.get(), name, log).run();
+  Unpacker(archive, directory.get(), name).run();
   remove.dismiss();
   return directory;
 }

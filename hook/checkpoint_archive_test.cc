@@ -90,13 +90,14 @@ TEST_CASE("Of an archive the images are taken, for root's eyes alone") {
     Place place;
     UniqueFd archive = place.archive_of(
         {"config.dump", "checkpoint/inventory.img", "./checkpoint/core-1.img", "rootfs-diff.tar",
+         "deleted.files", "devshm-checkpoint.tar", "other/deleted.files",
          "checkpoint/deep/core-2.img", "checkpoint/../out.img", "/checkpoint/inventory.img"},
         filter);
     UniqueFd directory =
         unpack_checkpoint(archive.get(), "it", "id", place.log, place.path / "place");
     CHECK(kernel::read_file_at(directory.get(), "core-1.img") == "./checkpoint/core-1.img");
     fs::path unpacked = place.path / "place/id";
-    CHECK(std::distance(fs::directory_iterator(unpacked), {}) == 2);
+    CHECK(std::distance(fs::directory_iterator(unpacked), {}) == 5);
     CHECK(fs::status(unpacked).permissions() == fs::perms::owner_all);
     CHECK((kernel::stat_fd(directory.get()).stx_mode & 077) == 0);
     CHECK(fs::status(unpacked / "core-1.img").permissions() ==
@@ -113,10 +114,10 @@ TEST_CASE("What isn't such an archive is refused, and nothing of it stays") {
   CHECK(place.refuses(
       place.archive_of({"checkpoint/inventory.img", "checkpoint/inventory.img"}, none),
       "File exists"));
-  CHECK(place.refuses(place.archive_of({"checkpoint/core-1.img"}, none, AE_IFLNK),
-                      "an image is no file"));
-  CHECK(place.refuses(place.archive_of({"checkpoint/core-1.img"}, none, AE_IFCHR),
-                      "an image is no file"));
+  CHECK(
+      place.refuses(place.archive_of({"checkpoint/core-1.img"}, none, AE_IFLNK), "it is no file"));
+  CHECK(
+      place.refuses(place.archive_of({"checkpoint/core-1.img"}, none, AE_IFCHR), "it is no file"));
   UniqueFd cut = place.archive_of({"checkpoint/inventory.img"}, none);
   fs::resize_file(place.path / "archive", 515);
   CHECK(place.refuses(cut, "it"));

@@ -11,6 +11,7 @@
 #include "hook/checkpoint_archive.h"
 #include "hook/checkpoints.h"
 #include "hook/confinement.h"
+#include "hook/container_files.h"
 #include "hook/file_fit.h"
 #include "hook/mount_fit.h"
 #include "hook/record.h"
@@ -115,6 +116,7 @@ void arm(const oci::State& state, const oci::Config& config, Log& log, std::stri
   check_users(checkpoint, config);
   check_privileges(checkpoint, config);
   check_provided(checkpoint, config);
+  apply_container_files(directory.get(), config, restore_log);
   check_root_files(checkpoint, config);
   for (const std::string& difference : mount_differences(checkpoint, config)) {
     log.warn("{}", difference);

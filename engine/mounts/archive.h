@@ -41,4 +41,12 @@ void pack_parts(const std::map<std::string, UniqueFd>& parts, int out, const use
 // Unpacks what `in` holds into the empty directory `root`, never outside of it.
 void unpack(int in, int root, const std::string& name);
 
+// Unpacks it over what is in `root`, as an image's layer: what has the same name is replaced,
+// directories stay, missing ones are made, and whiteouts take away.
+void unpack_over(int in, int root, const std::string& name);
+
+// Removes the file or the directory with all that is in it that the relative path names, if it is
+// there: never outside of `root`, and through no symbolic link.
+void remove_beneath(int root, const std::string& path, const std::string& name);
+
 }  // namespace stasis::engine::mounts

@@ -17,6 +17,7 @@
 #include <filesystem>
 #include <fstream>
 #include <functional>
+#include <set>
 #include <sstream>
 
 #include "base/error.h"
@@ -190,43 +191,58 @@ TEST_CASE("GNU tar reads our archives, and we read its, the way CRIU runs it") {
   CHECK(cut(picture(by_us)) == cut(expected));
 }
 
+namespace {
+
+struct Item {
+  std::string path, link;
+  mode_t type;
+  bool hard = false;
+};
+
+// Files are empty.
+UniqueFd archive_of(const Scratch& dir, const std::vector<Item>& items) {
+  auto file = temp_file(dir, "made");
+  REQUIRE(ftruncate(file.get(), 0) == 0);
+  archive* a = archive_write_new();
+  archive_write_set_format_pax(a);
+  archive_write_add_filter_gzip(a);
+  archive_write_open_fd(a, file.get());
+  for (const auto& item : items) {
+    archive_entry* entry = archive_entry_new();
+    archive_entry_set_pathname(entry, item.path.c_str());
+    archive_entry_set_filetype(entry, item.type);
+    archive_entry_set_perm(entry, 0755);
+    archive_entry_set_size(entry, 0);
+    if (item.hard)
+      archive_entry_set_hardlink(entry, item.link.c_str());
+    else if (!item.link.empty())
+      archive_entry_set_symlink(entry, item.link.c_str());
+    archive_write_header(a, entry);
+    archive_entry_free(entry);
+  }
+  archive_write_free(a);
+  return file;
+}
+
+using Unpack = void (*)(int, int, const std::string&);
+
+std::string outcome(Unpack unpack, const UniqueFd& file, const UniqueFd& root) {
+  try {
+    unpack(file.get(), root.get(), "/here");
+    return "ok";
+  } catch (const Error& error) {
+    return error.what();
+  }
+}
+
+}  // namespace
+
 TEST_CASE("an archive cannot reach out of its tree") {
   if (skip()) return;
   Scratch dir;
-  struct Item {
-    std::string path, link;
-    mode_t type;
-    bool hard = false;
-  };
-  auto unpack_items = [&](const std::vector<Item>& items) -> std::string {
-    auto file = temp_file(dir, "bad");
-    REQUIRE(ftruncate(file.get(), 0) == 0);
-    archive* a = archive_write_new();
-    archive_write_set_format_pax(a);
-    archive_write_add_filter_gzip(a);
-    archive_write_open_fd(a, file.get());
-    for (const auto& item : items) {
-      archive_entry* entry = archive_entry_new();
-      archive_entry_set_pathname(entry, item.path.c_str());
-      archive_entry_set_filetype(entry, item.type);
-      archive_entry_set_perm(entry, 0755);
-      archive_entry_set_size(entry, 0);
-      if (item.hard)
-        archive_entry_set_hardlink(entry, item.link.c_str());
-      else if (!item.link.empty())
-        archive_entry_set_symlink(entry, item.link.c_str());
-      archive_write_header(a, entry);
-      archive_entry_free(entry);
-    }
-    archive_write_free(a);
-    lseek(file.get(), 0, SEEK_SET);
-    auto root = make_tmpfs();
-    try {
-      engine::mounts::unpack(file.get(), root.get(), "/here");
-      return "ok";
-    } catch (const Error& error) {
-      return error.what();
-    }
+  auto unpack = GENERATE(Unpack(engine::mounts::unpack), Unpack(engine::mounts::unpack_over));
+  auto unpack_items = [&](const std::vector<Item>& items) {
+    return outcome(unpack, archive_of(dir, items), make_tmpfs());
   };
   std::string victim = dir.path() + "/victim";
   CHECK(unpack_items({{"./a", "", AE_IFREG}}) == "ok");
@@ -234,12 +250,78 @@ TEST_CASE("an archive cannot reach out of its tree") {
   CHECK(unpack_items({{"../victim", "", AE_IFREG}}) != "ok");
   CHECK(unpack_items({{"a", "", AE_IFDIR}, {"a/../../victim", "", AE_IFREG}}) != "ok");
   CHECK(unpack_items({{"a", dir.path(), AE_IFLNK}, {"a/victim", "", AE_IFREG}}) != "ok");
-  CHECK(unpack_items({{"a", victim, AE_IFLNK}, {"a", "", AE_IFREG}}) != "ok");
+  if (unpack == engine::mounts::unpack)
+    CHECK(unpack_items({{"a", victim, AE_IFLNK}, {"a", "", AE_IFREG}}) != "ok");
+  else
+    CHECK(unpack_items({{"a", victim, AE_IFLNK}, {"a", "", AE_IFREG}}) == "ok");  // replaced
   CHECK(unpack_items({{"a", "/etc", AE_IFLNK}, {"b", "a/passwd", AE_IFREG, true}}) != "ok");
   CHECK(unpack_items({{"b", "/etc/passwd", AE_IFREG, true}}) != "ok");
   CHECK(unpack_items({{"b", "../../etc/passwd", AE_IFREG, true}}) != "ok");
-  CHECK(unpack_items({{"a", "", AE_IFREG}, {"a", "", AE_IFREG}}) != "ok");
+  if (unpack == engine::mounts::unpack)
+    CHECK(unpack_items({{"a", "", AE_IFREG}, {"a", "", AE_IFREG}}) != "ok");
   CHECK(!std::filesystem::exists(victim));
+}
+
+TEST_CASE("an archive over what is there is an image's layer") {
+  if (skip()) return;
+  Scratch dir;
+  auto root = make_tmpfs();
+  for (const char* path : {"kept/below", "gone/below", "emptied/below", "file-now/below"})
+    std::filesystem::create_directories(at(root, path));
+  for (const char* path : {"kept/file", "directory-now", "emptied/file", "outside"})
+    write_to(at(root, path), "before");
+  std::filesystem::create_symlink(dir.path(), at(root, "link"));
+  auto unpack = [&](const std::vector<Item>& items) {
+    return outcome(engine::mounts::unpack_over, archive_of(dir, items), root);
+  };
+  CHECK(unpack({{"kept", "", AE_IFDIR},
+                {"file-now", "", AE_IFREG},
+                {"directory-now", "", AE_IFDIR},
+                {"directory-now/file", "", AE_IFREG},
+                {".wh.gone", "", AE_IFREG},
+                {".wh.never-there", "", AE_IFREG},
+                {"emptied/.wh..wh..opq", "", AE_IFREG},
+                {"emptied/new", "", AE_IFREG},
+                {"left/out/file", "", AE_IFREG},
+                {".wh..wh.plnk", "", AE_IFDIR}}) == "ok");
+  std::set<std::string> paths;
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(at(root, "")))
+    paths.insert(entry.path().lexically_relative(at(root, "")));
+  CHECK(paths == std::set<std::string>{"kept", "kept/below", "kept/file", "file-now",
+                                       "directory-now", "directory-now/file", "emptied",
+                                       "emptied/new", "left", "left/out", "left/out/file", "link",
+                                       "outside"});
+  CHECK(text_of(at(root, "kept/file")) == "before");
+  // What leads elsewhere is replaced itself, and nothing is reached through it.
+  write_to(dir.path() + "/victim", "before");
+  CHECK(unpack({{"link/victim", "", AE_IFREG}}) != "ok");
+  CHECK(unpack({{"link/.wh.victim", "", AE_IFREG}}) != "ok");
+  CHECK(unpack({{"link", "", AE_IFDIR}, {"link/victim", "", AE_IFREG}}) == "ok");
+  CHECK(text_of(dir.path() + "/victim") == "before");
+  CHECK(unpack({{"kept/.wh...", "", AE_IFREG}}) != "ok");
+  CHECK(unpack({{"kept/.wh..", "", AE_IFREG}}) != "ok");
+  CHECK(unpack({{"kept/.wh.", "", AE_IFREG}}) != "ok");
+}
+
+TEST_CASE("what is beneath a directory is removed, and nothing else") {
+  if (skip()) return;
+  Scratch dir;
+  auto root = make_tmpfs();
+  std::filesystem::create_directories(at(root, "a/b/c"));
+  std::filesystem::create_symlink(dir.path(), at(root, "link"));
+  std::filesystem::create_symlink(dir.path(), at(root, "a/b/link"));
+  write_to(dir.path() + "/victim", "before");
+  auto remove = [&](const std::string& path) {
+    engine::mounts::remove_beneath(root.get(), path, "/here");
+  };
+  remove("a/never/there");
+  remove("a/b");
+  CHECK(std::filesystem::is_empty(at(root, "a")));
+  for (const char* path : {"", ".", "a/..", "a/.", "../x", "link/victim"})
+    CHECK_THROWS_AS(remove(path), Error);
+  remove("link");
+  CHECK_FALSE(std::filesystem::is_symlink(at(root, "link")));
+  CHECK(text_of(dir.path() + "/victim") == "before");
 }
 
 TEST_CASE("a damaged archive is an error, and a full file system one, too") {

@@ -1,12 +1,15 @@
 #include <sys/syscall.h>
 
+#include <filesystem>
 #include <string_view>
+#include <system_error>
 #include <vector>
 
 #include "base/text.h"
 #include "engine/mounts/archive.h"
 #include "engine/mounts/archive_reader.h"
 #include "engine/mounts/xattrs.h"
+#include "kernel/directories.h"
 #include "kernel/fs.h"
 
 namespace stasis::engine::mounts {
@@ -14,12 +17,29 @@ namespace stasis::engine::mounts {
 namespace {
 
 // An archive is believed no more than any other image: it can create files only
-// beneath the root, through directories of its own making, and only so many.
+// beneath the root, through directories and no links, and only so many.
 // How much they hold is limited by the file system they go to.
 constexpr uint64_t most_entries = 4 << 20;
 constexpr size_t longest_path = 4095;
 constexpr uint64_t beneath =
     RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_XDEV;
+
+// What an image's layer takes away from those below it.
+constexpr std::string_view whiteout = ".wh.", whiteout_of_unions = ".wh..wh.",
+                           opaque = ".wh..wh..opq";
+
+void remove_tree(int parent, const std::string& name, const std::string& shown) {
+  long removed = kernel::call(SYS_unlinkat, parent, name.c_str(), 0);
+  if (removed == -ENOENT) return;
+  if (removed != -EISDIR) {
+    kernel::must(removed, "remove", shown);
+    return;
+  }
+  // It follows no link beneath what it is given.
+  std::error_code failed;
+  std::filesystem::remove_all("/proc/self/fd/" + std::to_string(parent) + "/" + name, failed);
+  kernel::must(-failed.value(), "remove", shown);
+}
 
 struct Attributes {
   mode_t mode;
@@ -29,10 +49,13 @@ struct Attributes {
   Xattrs xattrs;
 };
 
+enum class Onto { empty, files };
+
 class Unpacker {
  public:
-  Unpacker(int in, int root, std::string name)
+  Unpacker(int in, int root, Onto onto, std::string name)
       : root_(root),
+        onto_(onto),
         name_(std::move(name)),
         archive_(in, "unpack the content of", name_, {archive_read_support_filter_gzip}) {}
   void run();
@@ -41,16 +64,22 @@ class Unpacker {
   void count();
   std::string clean(const char* raw);
   int parent_of(const std::string& path, std::string& name);
+  // It may have been removed. Its descriptor is still in use.
+  void forget_parent() { parent_path_ = "/"; }
+  UniqueFd open_directory(const std::string& path);
+  void make_way(archive_entry* entry, int parent, const std::string& name);
+  void take_away(int parent, const std::string& name);
   void add(archive_entry* entry);
   void add_link(const std::string& target, int parent, const std::string& name);
   void add_directory(int parent, const std::string& name, const std::string& path);
   void add_file(archive_entry* entry, int parent, const std::string& name, const std::string& path);
   void add_sockets(archive_entry* root);
   void add_socket(std::string_view record);
-  static Attributes attributes(archive_entry* entry);
+  Attributes attributes(archive_entry* entry) const;
   void apply(const Attributes& to_set, int parent, const std::string& name);
 
   int root_;
+  Onto onto_;
   std::string name_;
   ArchiveReader archive_;
   uint64_t count_ = 0;
@@ -79,13 +108,53 @@ int Unpacker::parent_of(const std::string& path, std::string& name) {
   if (slash == std::string::npos) return root_;
   std::string parent = path.substr(0, slash);
   if (!parent_.valid() || parent != parent_path_) {
-    parent_ = kernel::open_in(root_, parent, O_PATH | O_DIRECTORY, beneath);
+    parent_ = open_directory(parent);
     parent_path_ = std::move(parent);
   }
   return parent_.get();
 }
 
-Attributes Unpacker::attributes(archive_entry* entry) {
+// A layer may leave out a directory that it changed nothing of.
+UniqueFd Unpacker::open_directory(const std::string& path) {
+  for (size_t end = 0; onto_ == Onto::files && end != std::string::npos;) {
+    end = path.find('/', end + 1);
+    std::string part = path.substr(0, end), name;
+    long there = kernel::try_open_in(root_, part, O_PATH | O_DIRECTORY, beneath);
+    UniqueFd(static_cast<int>(there));
+    if (there != -ENOENT) continue;
+    int parent = parent_of(part, name);
+    kernel::must(kernel::call(SYS_mkdirat, parent, name.c_str(), 0755), "create the directory",
+                 name_ + " (" + part + ")");
+  }
+  return kernel::open_in(root_, path, O_PATH | O_DIRECTORY, beneath);
+}
+
+// A directory stays where one comes again.
+void Unpacker::make_way(archive_entry* entry, int parent, const std::string& name) {
+  if (archive_entry_filetype(entry) == AE_IFDIR && !archive_entry_hardlink(entry)) {
+    struct stat now{};
+    long result = kernel::call(SYS_newfstatat, parent, name.c_str(), &now, AT_SYMLINK_NOFOLLOW);
+    if (result == 0 && S_ISDIR(now.st_mode)) return;
+  }
+  remove_tree(parent, name, name_ + " (" + archive_.path() + ")");
+  forget_parent();
+}
+
+void Unpacker::take_away(int parent, const std::string& name) {
+  std::string shown = name_ + " (" + archive_.path() + ")";
+  if (name == opaque) {
+    UniqueFd directory = kernel::open_in(parent, ".", O_RDONLY | O_DIRECTORY, beneath);
+    for (const std::string& entry : kernel::entries(directory.get(), shown))
+      remove_tree(directory.get(), entry, shown);
+  }
+  if (name.starts_with(whiteout_of_unions)) return;  // their own notes
+  std::string gone = name.substr(whiteout.size());
+  if (gone.empty() || gone == "." || gone == "..") archive_.fail("it takes away nothing by name");
+  remove_tree(parent, gone, shown);
+  forget_parent();
+}
+
+Attributes Unpacker::attributes(archive_entry* entry) const {
   Attributes result{};
   result.mode = archive_entry_mode(entry) & 07777;
   result.uid = static_cast<uid_t>(archive_entry_uid(entry));
@@ -97,7 +166,8 @@ Attributes Unpacker::attributes(archive_entry* entry) {
   size_t size = 0;
   archive_entry_xattr_reset(entry);
   while (archive_entry_xattr_next(entry, &name, &value, &size) == ARCHIVE_OK)
-    if (is_kept_xattr(name))
+    if (is_kept_xattr(name) &&
+        (onto_ == Onto::empty || !std::string_view(name).starts_with("trusted.")))
       result.xattrs.emplace_back(name, std::string(static_cast<const char*>(value), size));
   return result;
 }
@@ -136,6 +206,7 @@ void Unpacker::add_link(const std::string& target, int parent, const std::string
 
 void Unpacker::add_directory(int parent, const std::string& name, const std::string& path) {
   long made = kernel::call(SYS_mkdirat, parent, name.c_str(), 0700);
+  if (made == -EEXIST && onto_ == Onto::files) return;
   if (made == -EEXIST) archive_.fail(path, "a name occurs twice");
   kernel::must(made, "create the directory", name_ + " (" + path + ")");
 }
@@ -187,6 +258,10 @@ void Unpacker::add(archive_entry* entry) {
   }
   std::string name;
   int parent = parent_of(path, name);
+  if (onto_ == Onto::files) {
+    if (name.starts_with(whiteout)) return take_away(parent, name);
+    make_way(entry, parent, name);
+  }
   if (const char* target = archive_entry_hardlink(entry))
     return add_link(clean(target), parent, name);
   mode_t type = archive_entry_filetype(entry);
@@ -238,6 +313,25 @@ void Unpacker::run() {
 
 }  // namespace
 
-void unpack(int in, int root, const std::string& name) { Unpacker(in, root, name).run(); }
+void unpack(int in, int root, const std::string& name) {
+  Unpacker(in, root, Onto::empty, name).run();
+}
+
+void unpack_over(int in, int root, const std::string& name) {
+  Unpacker(in, root, Onto::files, name).run();
+}
+
+void remove_beneath(int root, const std::string& path, const std::string& name) {
+  size_t slash = path.rfind('/');
+  std::string last = path.substr(slash + 1);  // of npos, all of it
+  std::string shown = name + " (" + path + ")";
+  if (last.empty() || last == "." || last == "..")
+    throw Error("remove", shown).because("it names no file");
+  std::string directory = slash == std::string::npos ? "." : path.substr(0, slash);
+  long parent = kernel::try_open_in(root, directory, O_PATH | O_DIRECTORY, beneath);
+  if (parent == -ENOENT || parent == -ENOTDIR) return;
+  UniqueFd fd(static_cast<int>(kernel::must(parent, "remove", shown)));
+  remove_tree(fd.get(), last, shown);
+}
 
 }  // namespace stasis::engine::mounts

@@ -4,9 +4,10 @@ import hashlib
 import io
 import json
 import pathlib
+import shutil
 import tarfile
 
-from harness import Skip, expect, scenario
+from harness import Skip, expect, run, scenario
 from in_place import checkpointed, from_checkpoint, no_watcher, restore_log, start
 from in_place_faults import faults, refusal, refused, some
 
@@ -14,9 +15,10 @@ UNPACKED = pathlib.Path("/var/lib/stasis/unpacked")
 
 
 @contextlib.contextmanager
-def tar(path, compression=""):
-    """A tar; what it yields adds a text, or a directory."""
-    with tarfile.open(path, f"w:{compression}") as archive:
+def tar(to, compression=""):
+    """A tar, a file or in memory; what it yields adds a text, or a directory."""
+    where = {"fileobj": to} if isinstance(to, io.BytesIO) else {"name": to}
+    with tarfile.open(mode=f"w:{compression}", **where) as archive:
         def add(name, content):
             if isinstance(content, pathlib.Path):
                 archive.add(content, name)
@@ -25,6 +27,32 @@ def tar(path, compression=""):
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
         yield add
+
+
+def changes(layer=False):
+    """What a container changed in its root: a tar, or an image's layer."""
+    content = io.BytesIO()
+    with tar(content, "gz" if layer else "") as add:
+        add("other", b"by the container")
+        add("made/by/it", b"new")
+        if layer:
+            add(".wh.taken", b"")
+    return content.getvalue()
+
+
+def before_changes(c):
+    """The root of a new container of the same image."""
+    root = c.bundle / "rootfs"
+    shutil.rmtree(root / "made", ignore_errors=True)
+    (root / "other").write_text("by the image")
+    (root / "taken/away").mkdir(parents=True, exist_ok=True)
+
+
+def has_changes(c):
+    root = c.bundle / "rootfs"
+    expect((root / "other").read_text() == "by the container", "a changed file is the image's")
+    expect((root / "made/by/it").read_text() == "new", "a new file is another")
+    expect(not (root / "taken").exists(), "what was deleted is there")
 
 
 def crio(c, image, compression=""):
@@ -38,10 +66,10 @@ def crio(c, image, compression=""):
         add("checkpoint", image)
         add("config.dump", json.dumps({"id": c.name, "name": "k8s_name_pod_ns_uid_0",
                                        "rootfsImageName": "busybox", "runtime": "runc"}).encode())
-        add("deleted.files", b'["/etc/motd"]')
+        add("deleted.files", b'["/taken", "/never/there"]')
         add("dump.log", b"(00.000000) ...\n")
         add("io.kubernetes.cri-o.LogPath", b"2026-11-21T00:00:00+00:00 stdout F 1\n")
-        add("rootfs-diff.tar", b"\0" * 1024)
+        add("rootfs-diff.tar", changes())
         add("spec.dump", json.dumps(config).encode())
         add("stats-dump", b"\0" * 64)
     return path
@@ -54,8 +82,24 @@ def containerd(c, image):
         add("checkpoint/", image)
         for name in ("config.dump", "spec.dump", "status", "status.dump"):
             add(name, b"{}")
-        for name in ("container.log", "dump.log", "rootfs-diff.tar", "stats-dump"):
+        for name in ("container.log", "dump.log", "stats-dump"):
             add(name, b"\0" * 64)
+        add("rootfs-diff.tar", changes(layer=True))
+    return path
+
+
+def podman(c, image):
+    """As podman 4.3's export writes it; its containers' /dev/shm is the host's."""
+    path = c.dir / "podman.tar"
+    shm = io.BytesIO()
+    with tar(shm) as add:
+        add("in/memory", b"shared\n" * 1000)
+    with tar(path, "gz") as add:
+        add("checkpoint", image)
+        add("deleted.files", b'["/taken"]')
+        add("devshm-checkpoint.tar", shm.getvalue())
+        add("rootfs-diff.tar", changes())
+        add("volumes", image)
     return path
 
 
@@ -117,19 +161,56 @@ def in_place_archives(env):
     env.only_stasis()
     c, image = checkpointed(env, "threads")
     with c:
-        for make in (crio, containerd, image_of, containerd_index):
+        for make in (crio, containerd, podman, image_of, containerd_index):
             archive = make(c, image)
             archive.chmod(0o600)
             from_checkpoint(c, archive)
+            before_changes(c)
             start(c)
             c.ask()
             no_watcher(c)
             nothing_unpacked(c)
+            if make is not containerd_index:  # it has images alone
+                has_changes(c)
             told = [line for line in restore_log(c).splitlines() if "is not applied" in line]
-            changed = {crio: 2, image_of: 2, containerd: 1, containerd_index: 0}[make]
-            expect(len(told) == changed, f"{make.__name__}: {restore_log(c)}")
+            expect(len(told) == (make is podman), f"{make.__name__}: {restore_log(c)}")
             c.delete()
             c.gone()
+
+
+@scenario
+def in_place_shared_memory(env):
+    """An engine's /dev/shm on the host gets what the archive has of it, unless others use it."""
+    env.only_stasis()
+    c, image = checkpointed(env, "threads")
+    with c:
+        shm = c.dir / "shm"
+        shm.mkdir()
+        run("mount", "-t", "tmpfs", "shm", shm)
+        archive = podman(c, image)
+        archive.chmod(0o600)
+
+        def from_host(config):
+            config["mounts"] = [m for m in config["mounts"] if m["destination"] != "/dev/shm"]
+            config["mounts"].append({"destination": "/dev/shm", "type": "bind", "source": str(shm),
+                                     "options": ["bind", "nosuid", "nodev"]})
+        try:
+            for others in (False, True):
+                from_checkpoint(c, archive, from_host)
+                if others:
+                    (shm / "theirs").write_text("")
+                start(c)
+                c.ask()
+                content = (shm / "in/memory").read_text() if not others else ""
+                expect(others or content == "shared\n" * 1000, f"/dev/shm has {content[:20]}")
+                expect(others == ("isn't empty, others use it" in restore_log(c)), restore_log(c))
+                expect(others == (not (shm / "in").exists()), "others' /dev/shm was changed")
+                c.delete()
+                no_watcher(c)
+                shutil.rmtree(shm / "in", ignore_errors=True)
+        finally:
+            run("umount", shm)
+    c.gone()
 
 
 @scenario

@@ -139,7 +139,8 @@ def in_place_given_up(env):
         c.ask()
 
 
-def faults(env, what, numbers, pack=lambda c, image: image, clean=lambda c: None):
+def faults(env, what, numbers, pack=lambda c, image: image, clean=lambda c: None, arm=from_checkpoint,
+           started_anew=lambda c: False):
     """With the hook's Nth kernel call failing, or the last thing that it does: the container starts
     from its checkpoint or not at all, the runtime knows which, and nothing is left."""
     c, image = checkpointed(env.with_engine(env.faults), "tree")
@@ -154,7 +155,7 @@ def faults(env, what, numbers, pack=lambda c, image: image, clean=lambda c: None
 
             def change(config, number=number):
                 config["hooks"]["createRuntime"][-1]["env"] = [f"STASIS_{what}_AT={number}"]
-            from_checkpoint(c, image, change)
+            arm(c, image, change)
             out = c.dir / "out"
             with open(out, "w") as said:
                 code = subprocess.run(
@@ -163,8 +164,10 @@ def faults(env, what, numbers, pack=lambda c, image: image, clean=lambda c: None
             try:
                 # Letting go of the tasks is the last step: should it fail, they are killed,
                 # and who is killed then takes them along.
-                let_go = wait_for("the outcome", lambda: outcome(c), 5) if code == 0 else None
-                if let_go == "running":
+                let_go = wait_for("the outcome", lambda: outcome(c) or started_anew(c), 5) if code == 0 else None
+                if let_go == "anew":
+                    c.delete()
+                elif let_go == "running":
                     c.ask()
                 elif let_go:
                     end = "cannot let go" if what == "FAIL" else "goes on"

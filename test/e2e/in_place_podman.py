@@ -70,7 +70,10 @@ def in_place_archive(env):
         p.import_busybox()
         options = ("--hooks-dir", hooks, "run", "-d", "--name", p.name, "--network=none", "--ulimit",
                    "nofile=1000:1000", "--ulimit", "nproc=1000:1000")
-        p(*options, "busybox:test", "/bin/sh", "-c", COUNTER.replace("echo $i >>/vol/counter; ", ""))
+        # It has a file of its own open, has changed and deleted others, and has memory in /dev/shm.
+        p(*options, "busybox:test", "/bin/sh", "-c",
+          "echo own >/etc/own; exec 5</etc/own; busybox rm /bin/cat; busybox ln -s /bin/busybox /bin/changed; echo m >/dev/shm/m; "
+          + COUNTER.replace("echo $i >>/vol/counter; ", ""))
 
         def last():
             said = p("logs", p.name).split()
@@ -86,6 +89,8 @@ def in_place_archive(env):
                 p(*options, "--annotation", f"{ANNOTATION}={archive}", "busybox:test", "/bin/sleep", "9")
             wait_for("the counter to go on", lambda: last() > stood + 10)
             expect(int(p("logs", p.name).split()[0]) > stood, "it was started anew")
+            expect(p.sh("busybox cat /proc/1/fd/5 /etc/own /dev/shm/m").split() == ["own", "own", "m"], "files of its own")
+            expect(p.sh("test -e /bin/cat || busybox readlink /bin/changed") == "/bin/busybox", "changed files")
             expect(not os.path.exists(f"/var/lib/stasis/unpacked/{p.id()}"), "what was unpacked is left")
         # As an image, which is what Kubernetes restores from.
         wait_for("some numbers", lambda: last() > 10)
@@ -107,3 +112,35 @@ def in_place_archive(env):
         expect(not os.listdir("/var/lib/stasis/unpacked"), "what was unpacked is left")
         logs = pathlib.Path("/run/stasis").glob("*/restore.log")
         expect(not [log for log in logs if str(archive) in log.read_text()], "a record is left")
+
+
+@scenario(label="long")
+def in_place_default_hooks(env):
+    """Where `hook install` puts its files by itself podman looks by itself."""
+    env.only_stasis()
+    with Podman(env) as p:
+        p.import_busybox()
+
+        def start(*options):
+            p("run", "-d", "--name", p.name, "--network=none", "--ulimit", "nofile=1000:1000",
+              "--ulimit", "nproc=1000:1000", *options)
+
+        def numbers():
+            return [int(n) for n in p("logs", p.name).split()]
+        start("busybox:test", "/bin/sh", "-c", COUNTER.replace("echo $i >>/vol/counter; ", ""))
+        wait_for("some numbers", lambda: len(numbers()) > 10)
+        image = p.dir / "image"
+        run("runc", "--criu", env.stasis, "checkpoint", "--image-path", image, "--work-path", p.dir / "work", p.id())
+        stood = numbers()[-1]
+        p("rm", "-f", p.name)
+        run(env.stasis, "hook", "install")
+        try:
+            with explained(p):
+                start("--annotation", f"{ANNOTATION}={image}", "busybox:test", "/bin/sleep", "100")
+            wait_for("the counter to go on", lambda: len(numbers()) > 10)
+            expect(numbers()[0] > stood, "it was started anew")
+            p("rm", "-f", "-t", "0", p.name)
+        finally:
+            run(env.stasis, "hook", "uninstall")
+        start("--annotation", f"{ANNOTATION}={image}", "busybox:test", "/bin/sleep", "100")
+        expect(p.sh("busybox tr '\\0' ' ' </proc/1/cmdline").startswith("/bin/sleep"), "there is still a hook")

@@ -8,8 +8,9 @@ import subprocess
 import time
 
 from crun import Crun
-from harness import Container, expect, os, run, scenario, wait_for
+from harness import Container, Skip, expect, os, run, scenario, wait_for
 from in_place import no_watcher, restore_log, start, watchers
+from in_place_faults import faults, some
 from layers import Layers
 from podman import Podman
 
@@ -323,6 +324,46 @@ def snapshot_watcher_killed(env):
         configure(c, "delay=100ms")
         cold(c)
     c.gone()
+
+
+def _snapshot_faults(env, count):
+    """Like any start from a checkpoint, but where the snapshot can't be read it is a normal one; what
+    has failed isn't tried again."""
+    env.only_stasis()
+    if not env.faults:
+        raise Skip("needs stasis-faulty")
+
+    def take(c, _image):
+        shutil.rmtree(c.dir / "snapshot", ignore_errors=True)
+        configure(c, "signal")
+        cold(c, lambda: os.kill(watchers(c)[0], signal.SIGUSR1))
+        return shutil.copytree(c.dir / "snapshot", c.dir / "kept")
+
+    def arm(c, kept, change):
+        shutil.rmtree(c.dir / "snapshot")
+        shutil.copytree(kept, c.dir / "snapshot")
+        configure(c, "signal", change)
+
+    def whole(c):
+        there = [(c.dir / "snapshot" / f"{name}.json").exists() for name in ("snapshot", "snapshot-failed")]
+        expect(sorted(there) == [False, True], f"of the snapshot's record there is {there}")
+
+    def started_anew(c):
+        return "anew" if (c.data / "ready").exists() else None
+    for what in ("FAIL", "KILL"):
+        outcomes = faults(env, what, some(10, 4700, count), take, whole, arm, started_anew)
+        expect(outcomes[False] > count // 3, f"{what}: hardly a call has failed: {outcomes}")
+
+
+@scenario(seconds=300)
+def snapshot_faults(env):
+    """A sample of the calls of a warm start; snapshot_faults_long takes more."""
+    _snapshot_faults(env, 8)
+
+
+@scenario(label="long", seconds=3000)
+def snapshot_faults_long(env):
+    _snapshot_faults(env, 150)
 
 
 @scenario
