@@ -145,11 +145,13 @@ std::optional<StubPlace> find_stub_place_in_text(int mem, uint64_t end) {
 }
 
 void leave_stub(Tracee& tracee, StubPlace place) {
-  constexpr int patience = 1000;
-  for (int i = 0; i < patience; ++i) {
+  // Nothing tells that it is out, and interrupted at once it wouldn't run at all.
+  for (long microseconds = 50; microseconds < 1'000'000; microseconds *= 2) {
     uint64_t ip = tracee.registers().rip;
     if (ip < place.address || ip >= place.address + place.size) return;
     tracee.resume();
+    timespec moment{0, microseconds * 1000};
+    kernel::call(SYS_nanosleep, &moment, nullptr);
     tracee.interrupt();
     if (!tracee.wait_interrupted()) break;
   }

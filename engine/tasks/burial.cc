@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <functional>
 
 #include "base/scope_exit.h"
 #include "engine/tasks/clone_as.h"
@@ -44,8 +45,15 @@ void wait_for_stop(pid_t tid) noexcept {
     kernel::call(SYS_wait4, tid, nullptr, __WALL, nullptr);
 }
 
-// Whether the thread was there to do it.
-bool reap_in(FrozenTask& parent, pid_t tid, pid_t child) {
+FrozenTask process(pid_t pid, int proc) {
+  FrozenTask task;
+  task.pid = pid;
+  task.proc = kernel::open_at(proc, ".", O_PATH | O_DIRECTORY);
+  return task;
+}
+
+// Holds the thread for `action`; whether it was there for that.
+bool with_thread(FrozenTask& task, pid_t tid, const std::function<void(FrozenThread&)>& action) {
   FrozenThread thread{Tracee::try_seize(tid, 0), tid, 0, 0, {}, {}};
   if (thread.tracee.tid() == 0) return false;
   ScopeExit stopped([&] { wait_for_stop(thread.tracee.tid()); });
@@ -53,30 +61,39 @@ bool reap_in(FrozenTask& parent, pid_t tid, pid_t child) {
   if (!thread.tracee.wait_interrupted()) return false;
   kernel::call(SYS_ptrace, PTRACE_SETOPTIONS, tid, 0, PTRACE_O_SUSPEND_SECCOMP);
   thread.status = kernel::parse_status(
-      kernel::read_file_at(parent.proc.get(), fmt::format("task/{}/status", tid)));
+      kernel::read_file_at(task.proc.get(), fmt::format("task/{}/status", tid)));
   thread.ns_tid = thread.status.ns_pid.back();
-  parent.status = thread.status;
-  parent.ns_pid = thread.status.ns_tgid.back();
-  parent.areas = kernel::parse_maps(kernel::read_file_at(parent.proc.get(), "maps"));
-  parent.mem = kernel::open_at(parent.proc.get(), "mem", O_RDWR);
-  HealingStub stub = stub_in(parent, thread, find_stub_site(parent));
-  // One that waits for all its children may have been first.
-  stub.call(SYS_wait4, {static_cast<uint64_t>(child), 0, WNOHANG | __WALL, 0});
-  stub.finish();
+  task.status = thread.status;
+  task.ns_pid = thread.status.ns_tgid.back();
+  task.areas = kernel::parse_maps(kernel::read_file_at(task.proc.get(), "maps"));
+  task.mem = kernel::open_at(task.proc.get(), "mem", O_RDWR);
+  action(thread);
   thread.tracee.detach();
   return true;
 }
 
 void reap_in(pid_t pid, pid_t child) {
   auto status = kernel::parse_status(kernel::read_file(fmt::format("/proc/{}/status", child)));
-  FrozenTask parent;
-  parent.pid = pid;
-  parent.proc = kernel::open(fmt::format("/proc/{}", pid), O_PATH | O_DIRECTORY);
-  auto own = kernel::parse_status(kernel::read_file_at(parent.proc.get(), "status"));
+  UniqueFd proc = kernel::open(fmt::format("/proc/{}", pid), O_PATH | O_DIRECTORY);
+  FrozenTask parent = process(pid, proc.get());
+  auto own = kernel::parse_status(kernel::read_file_at(proc.get(), "status"));
   const pid_t inside = status.ns_pid.at(own.ns_pid.size() - 1);
-  UniqueFd threads = kernel::open_at(parent.proc.get(), "task", O_RDONLY | O_DIRECTORY);
+  auto reap = [&](FrozenThread& thread) {
+    HealingStub stub = stub_in(parent, thread, find_stub_site(parent));
+    // One that waits for all its children may have been first.
+    stub.call(SYS_wait4, {static_cast<uint64_t>(inside), 0, WNOHANG | __WALL, 0});
+    stub.finish();
+  };
+  UniqueFd threads = kernel::open_at(proc.get(), "task", O_RDONLY | O_DIRECTORY);
   for (pid_t tid : kernel::numeric_entries(threads.get(), "task"))
-    if (reap_in(parent, tid, inside)) return;
+    if (with_thread(parent, tid, reap)) return;
+}
+
+// It may have been told to clone itself by an engine that was killed, and go on with that.
+void finish_cloning(const Original& original) {
+  FrozenTask task = process(original.pid, original.proc.get());
+  with_thread(task, task.pid,
+              [&](FrozenThread& thread) { leave_stub(thread.tracee, find_stub_site(task).place); });
 }
 
 // Closes all but `kept`, which are the container's and the engine's.
@@ -98,7 +115,11 @@ void close_others(const std::set<int>& kept) {
   wait_for_end(engine, -1);  // which has killed its tracees then
   for (const Original& original : originals) {
     try {
-      for (pid_t child : strangers_of(original)) bury(child);
+      finish_cloning(original);
+      for (pid_t child : strangers_of(original)) {
+        kernel::call(SYS_kill, child, SIGKILL);  // one that came only now is stopped, as ours
+        bury(child);
+      }
     } catch (const std::exception&) {
       // It has ended.
     }
