@@ -5,6 +5,7 @@
 #include <sys/statfs.h>
 #include <sys/syscall.h>
 
+#include <cerrno>
 #include <utility>
 
 #include "base/scope_exit.h"
@@ -133,8 +134,12 @@ void remove_unpacked(const std::string& id, const std::string& place) {
                          O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
   if (fd == -ENOENT) return;
   UniqueFd directory(static_cast<int>(kernel::must(fd, "remove", path)));
-  for (const std::string& file : kernel::entries(directory.get(), path))
-    kernel::call(SYS_unlinkat, directory.get(), file.c_str(), 0);
+  try {
+    for (const std::string& file : kernel::entries(directory.get(), path))
+      kernel::call(SYS_unlinkat, directory.get(), file.c_str(), 0);
+  } catch (const Error& error) {
+    if (error.code() != ENOENT) throw;  // of watcher and runtime the other one was quicker
+  }
   long removed = kernel::call(SYS_unlinkat, AT_FDCWD, path.c_str(), AT_REMOVEDIR);
   if (removed != -ENOENT) kernel::must(removed, "remove", path);
 }

@@ -162,8 +162,8 @@ void after_start(const oci::State& state, Log& log, std::string_view state_dir) 
 
 void after_stop(const oci::State& state, std::string_view state_dir) {
   if (is_of_another(state_dir, recorded(state))) return;
-  remove_unpacked(state.id);
   remove_record(state_dir, state.id);
+  remove_unpacked(state.id);
 }
 
 }  // namespace
