@@ -16,7 +16,8 @@ TOOLS = ["/usr/bin/busybox", "/usr/sbin/runc", "/usr/bin/python3.11", "/usr/bin/
 PLUGINS = "/usr/lib/x86_64-linux-gnu/xtables"  # of iptables
 # What the kernel and `ip` ask for by themselves must be there, these must be loaded.
 MODULE_PLACES = ("net", "lib", "crypto", "fs/overlayfs", "fs/fuse", "fs/binfmt_misc.ko", "fs/nls",
-                 "drivers/net/veth.ko", "drivers/net/dummy.ko", "drivers/net/tun.ko", "drivers/block/loop.ko")
+                 "drivers/net/veth.ko", "drivers/net/dummy.ko", "drivers/net/macvlan.ko", "drivers/net/tun.ko",
+                 "drivers/block/loop.ko")
 MODULES = ("loop", "fuse", "overlay", "binfmt_misc")
 PYTHON = pathlib.Path("/usr/lib/python3.11")
 # qemu 7.2 loses flags in cmpxchg16b, by which Debian 13's kernel allocates memory where there is one.
@@ -33,7 +34,8 @@ export PATH=/bin:/usr/bin PYTHONDONTWRITEBYTECODE=1 STASIS_TEST_PATIENCE=3
 mkdir -p /proc /sys /dev /run /root /var {above_tests} {above_build}
 ln -s /tests {above_tests}/test
 ln -s /under-test {build}
-for name in hosts hostname resolv.conf passwd; do echo "$name of the machine" >/etc/$name; done
+for name in hosts hostname resolv.conf; do echo "$name of the machine" >/etc/$name; done
+echo root:x:0:0:root:/root:/bin/sh >/etc/passwd
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t securityfs securityfs /sys/kernel/security
