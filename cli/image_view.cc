@@ -54,6 +54,9 @@ std::string devices(const Checkpoint& image) {
   std::string names;
   for (const image::NetDeviceEntry& device : image.netdevs)
     names += (names.empty() ? "" : ", ") + device.name();
+  if (image.more)
+    for (const image::LinkEntry& link : image.more->links())
+      names += fmt::format("{}{} ({})", names.empty() ? "" : ", ", link.name(), link.kind());
   return names;
 }
 

@@ -104,6 +104,7 @@ RestoreResult restore(const RestorePlan& plan, int image_dir, Observer& observer
   files.set_network(network.get());
   files.connections().hold(files);  // before anybody connects the network
   observer.setup_namespaces(root.pid());
+  namespaces::restore_links(checkpoint, plan, root.pid(), log);
   mounts::Built built = mounts::take_over(root.pid(), root.build());
   files.set_hidden(std::move(built.hidden));
   for (auto& [id, master] : built.ptys) files.terminals().adopt(id, std::move(master));

@@ -61,9 +61,9 @@ void Messages::big_endian(uint16_t type, uint32_t value) {
   attribute(type, bytes_of(htonl(value)));
 }
 
-void Messages::nest(uint16_t type, const std::function<void()>& content) {
+void Messages::nest(uint16_t type, std::string_view head, const std::function<void()>& content) {
   size_t start = bytes_.size();
-  attribute(type | NLA_F_NESTED, {});
+  attribute(type | NLA_F_NESTED, head);
   content();
   auto length = static_cast<uint16_t>(bytes_.size() - start);
   memcpy(bytes_.data() + start, &length, sizeof length);

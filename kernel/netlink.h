@@ -36,8 +36,9 @@ class Messages {
   void attribute(uint16_t type, std::string_view value);
   void text(uint16_t type, std::string_view value);  // with the zero at its end
   void big_endian(uint16_t type, uint32_t value);
-  // Attributes within an attribute.
-  void nest(uint16_t type, const std::function<void()>& content);
+  // Attributes within an attribute, behind a head where they have one.
+  void nest(uint16_t type, const std::function<void()>& content) { nest(type, {}, content); }
+  void nest(uint16_t type, std::string_view head, const std::function<void()>& content);
   // The last message begun is to be acknowledged.
   void acknowledge();
 

@@ -8,6 +8,8 @@ namespace {
 
 constexpr size_t uts_length = 64;
 constexpr size_t device_name_length = 15;
+constexpr int most_links = 4096;  // of a network namespace
+constexpr size_t largest_address = 32, largest_attribute = 256;
 constexpr int user_map_limit = 340;
 constexpr size_t filter_limit = size_t{4096} * 8;
 
@@ -21,6 +23,11 @@ void check_user_map(const std::string& stem, const char* name, const Extents& ex
            extent.count());
 }
 
+bool is_device_name(const std::string& name) {
+  return !name.empty() && name.size() <= device_name_length &&
+         name.find('/') == std::string::npos && name != "." && name != "..";
+}
+
 void check_devices(const Checkpoint& image) {
   std::string stem = stem_of("netdev", image.root().ids.net_ns_id());
   std::unordered_set<uint32_t> seen;
@@ -28,12 +35,25 @@ void check_devices(const Checkpoint& image) {
     const NetDeviceEntry& device = image.netdevs[i];
     const std::string& name = device.name();
     auto at = static_cast<int64_t>(i);
-    expect(!name.empty() && name.size() <= device_name_length &&
-               name.find('/') == std::string::npos && name != "." && name != "..",
-           stem, at, "device name \"{}\"", name);
+    expect(is_device_name(name), stem, at, "device name \"{}\"", name);
     expect(device.ifindex() > 0 && device.ifindex() <= INT32_MAX &&
                seen.insert(device.ifindex()).second,
            stem, at, "{}: ifindex {}", name, device.ifindex());
+  }
+}
+
+void check_links(const StasisEntry& more) {
+  expect(more.links_size() <= most_links, "stasis", -1, "{} links", more.links_size());
+  for (const LinkEntry& link : more.links()) {
+    expect(is_device_name(link.name()), "stasis", -1, "link name \"{}\"", link.name());
+    expect(link.index() > 0 && link.index() <= INT32_MAX, "stasis", -1, "{}: index {}", link.name(),
+           link.index());
+    expect(link.address().size() <= largest_address, "stasis", -1, "{}: an address of {} bytes",
+           link.name(), link.address().size());
+    for (const auto* attributes : {&link.data(), &link.port()})
+      for (const LinkAttributeEntry& attribute : *attributes)
+        expect(attribute.value().size() <= largest_attribute, "stasis", -1,
+               "{}: an attribute of {} bytes", link.name(), attribute.value().size());
   }
 }
 
@@ -106,6 +126,7 @@ void check_namespaces(const Checkpoint& image) {
     check_user_map(stem_of("userns", ids.user_ns_id()), "gid_map", image.userns->gid_map());
   }
   check_devices(image);
+  if (image.more) check_links(*image.more);
 }
 
 void check_confinement(const Checkpoint& image) {

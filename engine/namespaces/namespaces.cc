@@ -11,6 +11,7 @@
 #include "engine/namespaces/act_as.h"
 #include "engine/namespaces/firewall.h"
 #include "engine/namespaces/ipc.h"
+#include "engine/namespaces/links.h"
 #include "engine/namespaces/net.h"
 #include "engine/namespaces/net_sysctls.h"
 #include "engine/namespaces/routes.h"
@@ -38,12 +39,6 @@ const std::string* external_key(const DumpPlan& plan, const NsIds& ids, uint64_t
   if (!ids.own(flag)) return nullptr;
   auto found = plan.external_namespaces.find(ids.inode(flag));
   return found == plan.external_namespaces.end() ? nullptr : &found->second;
-}
-
-std::vector<std::string> other_links(pid_t pid) {
-  auto links = net::parse_devices(kernel::read_file(fmt::format("/proc/{}/net/dev", pid)));
-  std::erase(links, "lo");
-  return links;
 }
 
 void look_at_user_namespace(const DumpPlan& plan, const NsIds& ids,
@@ -82,11 +77,6 @@ std::vector<Finding> from_outside(const DumpPlan& plan, const NsIds& ids) {
                           "isn't the init of its pid namespace",
                           "checkpoint from the namespace's PID 1 on, or declare it external"});
   }
-  if (ids.own(CLONE_NEWNET) && !plan.empty_netns && !external_key(plan, ids, CLONE_NEWNET))
-    for (const std::string& link : other_links(plan.root))
-      findings.push_back({"network interface " + link, "would have to be made again",
-                          "leave the network to the runtime (as runc does), or declare the "
-                          "network namespace external"});
   return findings;
 }
 
@@ -112,7 +102,7 @@ void restore_network(const image::Checkpoint& checkpoint, const RestorePlan& pla
     if (device.type() != image::LOOPBACK) {
       if (plan.empty_netns) continue;
       throw Error("restore", "network interface " + device.name())
-          .because("only loopback is restored; other links are the runtime's");
+          .because("only loopback is restored of CRIU's images; other links are the runtime's");
     }
     net::restore_loopback(device);
     net::restore_sysctls(device);
@@ -122,7 +112,19 @@ void restore_network(const image::Checkpoint& checkpoint, const RestorePlan& pla
   // care for loopback at a restore, and had brought it up at the start.
   if (!found) net::bring_loopback_up();
   if (checkpoint.netns) net::restore_settings(*checkpoint.netns);
-  net::restore_routes(checkpoint);
+  net::restore_routes(checkpoint, net::link_indexes({}));
+  net::restore_rules(checkpoint);
+}
+
+net::Links dump_links(const DumpPlan& plan, const net::Sysctls& sysctls, image::ImageWriter& writer,
+                      Log& log) {
+  image::StasisEntry more;
+  for (image::LinkEntry& link : net::read_links(plan.empty_netns, log)) {
+    sysctls.read(link);
+    *more.add_links() = std::move(link);
+  }
+  if (more.links_size() > 0) writer.append("stasis", more);
+  return more.links();
 }
 
 }  // namespace
@@ -168,6 +170,8 @@ std::vector<Finding> obstacles(const DumpPlan& plan, const std::vector<pid_t>& p
       for (const std::string& rules : net::firewall_rules())
         findings.push_back({"the container's network namespace", "has " + rules,
                             "remove it, or let the runtime declare the namespace external"});
+      if (plan.empty_netns) return;
+      for (Finding& finding : net::link_obstacles()) findings.push_back(std::move(finding));
     });
   }
   const std::string ipc = "the container's ipc namespace";
@@ -235,7 +239,8 @@ void dump(const DumpPlan& plan, const NsIds& ids, const net::Sysctls* sysctls, i
     if (enter & CLONE_NEWNET) {
       image::NetDeviceEntry loopback = net::read_loopback();
       sysctls->read(loopback);
-      net::dump_routes((loopback.flags() & IFF_UP) != 0, net_id, writer);
+      net::Links links = dump_links(plan, *sysctls, writer, log);
+      net::dump_routes((loopback.flags() & IFF_UP) != 0, net::link_indexes(links), net_id, writer);
       writer.append(stem("netdev", net_id), loopback);
       image::NetnsEntry settings = net::read_settings();
       sysctls->read(settings);
@@ -281,6 +286,18 @@ void restore(const image::Checkpoint& checkpoint, const RestorePlan& plan, pid_t
       if (sysv::has_objects(checkpoint)) sysv::make(checkpoint, *checkpoint.ipc, plan.workers);
     }
     if (made & CLONE_NEWNET) restore_network(checkpoint, plan);
+  });
+}
+
+void restore_links(const image::Checkpoint& checkpoint, const RestorePlan& plan, pid_t root,
+                   Log& log) {
+  if (!(layout(checkpoint, plan).clone_flags & CLONE_NEWNET) || !checkpoint.more ||
+      checkpoint.more->links().empty())
+    return;
+  UniqueFd pidfd = kernel::pidfd_open(root);
+  in_namespaces(pidfd.get(), CLONE_NEWNET, [&] {
+    net::restore_links(checkpoint.more->links(), log);
+    net::restore_routes(checkpoint, net::link_indexes(checkpoint.more->links()));
   });
 }
 

@@ -64,6 +64,11 @@ Layout layout(const image::Checkpoint& checkpoint, const RestorePlan& plan);
 // to: id maps, host name, ipc sysctls, loopback.
 void restore(const image::Checkpoint& checkpoint, const RestorePlan& plan, pid_t root);
 
+// Network links beside loopback, with their addresses and routes, once the runtime's hooks had
+// their turn.
+void restore_links(const image::Checkpoint& checkpoint, const RestorePlan& plan, pid_t root,
+                   Log& log);
+
 // System V objects in the namespace that a runtime made for `init`: returns its
 // sysctls, which finish_ipc() wants. Throws when it is ours.
 image::IpcVarEntry fill_ipc(const image::Checkpoint& checkpoint, pid_t init, unsigned workers);

@@ -342,8 +342,3 @@ TEST_CASE("clocks go on where the image says, read from outside the same") {
   clock_gettime(CLOCK_MONOTONIC, &now);
   CHECK(timens::read(getpid()).monotonic().tv_sec() - static_cast<uint64_t>(now.tv_sec) <= 1);
 }
-TEST_CASE("network device names of /proc/net/dev") {
-  CHECK(net::parse_devices("Inter-|   Receive\n face |bytes\n    lo: 1 2\n eth0: 3 4\na:b: 5\n") ==
-        std::vector<std::string>{"lo", "eth0", "a:b"});
-  CHECK_THROWS_AS(net::parse_devices("x\ny\nz\n"), Error);
-}

@@ -36,20 +36,6 @@ void ask(int socket, unsigned long what, ifreq& r, const char* operation) {
 
 }  // namespace
 
-std::vector<std::string> parse_devices(std::string_view text) {
-  std::vector<std::string> names;
-  for (int line = 0; !text.empty(); ++line) {
-    std::string_view name = text::next(text, '\n');
-    if (line < 2) continue;          // the heading
-    size_t colon = name.rfind(':');  // a name may hold one itself
-    if (colon == std::string_view::npos)
-      throw Error("read", "/proc/PID/net/dev")
-          .because("unexpected line \"" + std::string(name) + '"');
-    names.emplace_back(text::trim(name.substr(0, colon)));
-  }
-  return names;
-}
-
 image::NetDeviceEntry read_loopback() {
   UniqueFd socket = interface_socket();
   image::NetDeviceEntry device;

@@ -1,16 +1,9 @@
-// Network namespace: loopback as it was. Other links are the runtime's.
+// Network namespace: loopback as it was. Other links: links.h.
 #pragma once
-
-#include <string>
-#include <string_view>
-#include <vector>
 
 #include "netdev.pb.h"
 
 namespace stasis::engine::net {
-
-// Names in the text of /proc/PID/net/dev.
-std::vector<std::string> parse_devices(std::string_view text);
 
 // Of the calling thread's namespace.
 image::NetDeviceEntry read_loopback();

@@ -12,6 +12,7 @@
 #include "base/text.h"
 #include "engine/namespaces/sysctl.h"
 #include "kernel/call.h"
+#include "kernel/fs.h"
 
 namespace stasis::engine::net {
 namespace {
@@ -106,11 +107,11 @@ struct Family {
 };
 const Family ipv4{"ipv4", names4}, ipv6{"ipv6", names6};
 
-std::string path_of(const Family& family, const char* target, const char* name) {
+std::string path_of(const Family& family, const std::string& target, const char* name) {
   return fmt::format("net/{}/conf/{}/{}", family.folder, target, name);
 }
 
-Sysctls::Files open_all(const Family& family, const char* target) {
+Sysctls::Files open_all(const Family& family, const std::string& target) {
   Sysctls::Files files(family.names.size());
   const std::string folder = fmt::format("/proc/sys/net/{}/conf/{}", family.folder, target);
   long fd = kernel::call(SYS_openat, AT_FDCWD, folder.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC);
@@ -144,7 +145,7 @@ bool is_address(const std::string& value) {
   return value.size() <= 40 && value.find_first_not_of("0123456789abcdefABCDEF:") == value.npos;
 }
 
-void restore_one(const Family& family, const char* target, const char* name,
+void restore_one(const Family& family, const std::string& target, const char* name,
                  const image::SysctlEntry& entry) {
   std::string value;
   if (name == text_value) {
@@ -159,7 +160,7 @@ void restore_one(const Family& family, const char* target, const char* name,
   if (name == text_value ? here != value : here && *here != value) sysctl::write(path, value);
 }
 
-void restore(const Family& family, const char* target, const Entries& entries) {
+void restore(const Family& family, const std::string& target, const Entries& entries) {
   size_t count = std::min(family.names.size(), static_cast<size_t>(entries.size()));
   auto pass = [&](auto wanted) {
     for (size_t i = 0; i < count; ++i)
@@ -173,24 +174,40 @@ void restore(const Family& family, const char* target, const Entries& entries) {
 
 }  // namespace
 
-Sysctls::Sysctls()
-    : all4_(open_all(ipv4, "all")),
-      default4_(open_all(ipv4, "default")),
-      loopback4_(open_all(ipv4, "lo")),
-      all6_(open_all(ipv6, "all")),
-      default6_(open_all(ipv6, "default")),
-      loopback6_(open_all(ipv6, "lo")) {}
+Sysctls::Sysctls() {
+  for (const std::string& target : kernel::entries("/proc/sys/net/ipv4/conf"))
+    targets_.emplace(target, open(target));
+}
+
+Sysctls::Families Sysctls::open(const std::string& target) {
+  return {open_all(ipv4, target), open_all(ipv6, target)};
+}
+
+const Sysctls::Families& Sysctls::of(const std::string& target) const {
+  auto found = targets_.find(target);
+  if (found == targets_.end())
+    throw Error("dump", "network interface " + target)
+        .because("it was made while the container was looked at")
+        .hint("Try again.");
+  return found->second;
+}
 
 void Sysctls::read(image::NetnsEntry& settings) const {
-  net::read(ipv4, default4_, settings.mutable_def_conf4());
-  net::read(ipv4, all4_, settings.mutable_all_conf4());
-  net::read(ipv6, default6_, settings.mutable_def_conf6());
-  net::read(ipv6, all6_, settings.mutable_all_conf6());
+  const Families &usual = of("default"), &all = of("all");
+  net::read(ipv4, usual.ipv4, settings.mutable_def_conf4());
+  net::read(ipv4, all.ipv4, settings.mutable_all_conf4());
+  net::read(ipv6, usual.ipv6, settings.mutable_def_conf6());
+  net::read(ipv6, all.ipv6, settings.mutable_all_conf6());
 }
 
 void Sysctls::read(image::NetDeviceEntry& loopback) const {
-  net::read(ipv4, loopback4_, loopback.mutable_conf4());
-  net::read(ipv6, loopback6_, loopback.mutable_conf6());
+  net::read(ipv4, of("lo").ipv4, loopback.mutable_conf4());
+  net::read(ipv6, of("lo").ipv6, loopback.mutable_conf6());
+}
+
+void Sysctls::read(image::LinkEntry& link) const {
+  net::read(ipv4, of(link.name()).ipv4, link.mutable_conf4());
+  net::read(ipv6, of(link.name()).ipv6, link.mutable_conf6());
 }
 
 void restore_sysctls(const image::NetnsEntry& settings) {
@@ -203,6 +220,11 @@ void restore_sysctls(const image::NetnsEntry& settings) {
 void restore_sysctls(const image::NetDeviceEntry& loopback) {
   restore(ipv4, "lo", loopback.conf4());
   restore(ipv6, "lo", loopback.conf6());
+}
+
+void restore_sysctls(const image::LinkEntry& link) {
+  restore(ipv4, link.name(), link.conf4());
+  restore(ipv6, link.name(), link.conf6());
 }
 
 }  // namespace stasis::engine::net

@@ -61,6 +61,7 @@ Head head_of(std::string_view message) {
   return head;
 }
 template ifaddrmsg head_of<ifaddrmsg>(std::string_view);
+template ifinfomsg head_of<ifinfomsg>(std::string_view);
 template rtmsg head_of<rtmsg>(std::string_view);
 template fib_rule_hdr head_of<fib_rule_hdr>(std::string_view);
 template nfgenmsg head_of<nfgenmsg>(std::string_view);

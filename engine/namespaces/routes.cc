@@ -18,7 +18,7 @@
 namespace stasis::engine::net {
 namespace {
 
-constexpr int loopback_index = 1;  // in every network namespace
+constexpr uint32_t loopback_index = 1;  // in every network namespace
 constexpr uint64_t largest_image = 4 << 20;
 
 // What the file of each kind begins with, and what its messages are.
@@ -34,6 +34,7 @@ constexpr Saved rules{"rule", 0x71706986, RTM_NEWRULE};
 constexpr const Saved* all_kinds[] = {&addresses, &routes4, &routes6, &rules};
 
 using Messages = std::vector<std::string>;
+using Indexes = std::set<uint32_t>;  // of links
 
 template <typename Head>
 std::string_view bytes(const Head& head) {
@@ -52,19 +53,23 @@ uint16_t type_of(const std::string& message) {
   return type;
 }
 
-Messages loopback_addresses(RouteLink& link) {
+uint32_t link_of_address(const std::string& message) {
+  return head_of<ifaddrmsg>(message).ifa_index;
+}
+
+Messages addresses_of(RouteLink& link, const Indexes& links) {
   ifaddrmsg any{};
   Messages found = link.list(RTM_GETADDR, bytes(any));
-  std::erase_if(found, [](const std::string& message) {
-    return head_of<ifaddrmsg>(message).ifa_index != loopback_index;
-  });
+  std::erase_if(
+      found, [&](const std::string& message) { return !links.contains(link_of_address(message)); });
   return found;
 }
 
 // What makes an address; the rest of a message tells of its life.
 std::string identity_of_address(const std::string& message) {
   auto head = head_of<ifaddrmsg>(message);
-  std::string identity = fmt::format("{} {} ", head.ifa_family, head.ifa_prefixlen);
+  std::string identity =
+      fmt::format("{} {} {} ", head.ifa_index, head.ifa_family, head.ifa_prefixlen);
   auto local = attribute(message, sizeof head, IFA_LOCAL);
   identity += local.empty() ? attribute(message, sizeof head, IFA_ADDRESS) : local;
   return identity;
@@ -72,6 +77,7 @@ std::string identity_of_address(const std::string& message) {
 
 bool is_made_by_kernel(const std::string& address) {
   auto head = head_of<ifaddrmsg>(address);
+  if (head.ifa_index != loopback_index) return false;
   const in_addr four{htonl(INADDR_LOOPBACK)};
   const in6_addr six = IN6ADDR_LOOPBACK_INIT;
   if (head.ifa_family == AF_INET)
@@ -87,7 +93,7 @@ bool are_default_addresses(const Messages& found, bool up) {
   return has_four == up;
 }
 
-Messages own_routes(RouteLink& link, uint8_t family) {
+Messages own_routes(RouteLink& link, const Indexes& links, uint8_t family) {
   rtmsg any{};
   any.rtm_family = family;
   Messages found = link.list(RTM_GETROUTE, bytes(any));
@@ -95,7 +101,7 @@ Messages own_routes(RouteLink& link, uint8_t family) {
     auto head = head_of<rtmsg>(message);
     auto by = attribute(message, sizeof head, RTA_OIF);
     return head.rtm_family != family || (head.rtm_flags & RTM_F_CLONED) ||
-           head.rtm_protocol == RTPROT_KERNEL || (!by.empty() && number(by) != loopback_index);
+           head.rtm_protocol == RTPROT_KERNEL || (!by.empty() && !links.contains(number(by)));
   });
   for (const std::string& message : found)
     if (!attribute(message, sizeof(rtmsg), RTA_MULTIPATH).empty())
@@ -162,8 +168,33 @@ std::string as_removal(std::string message, uint16_t type) {
   return message;
 }
 
-void restore_addresses(RouteLink& link, const Messages& wanted) {
-  Messages there = loopback_addresses(link);
+// IPv6 sees for a second whether others on the link have an address, and who binds to it meanwhile
+// fails: one that the container had is taken for known. Empty: there is nothing to see.
+std::string as_known(std::string address) {
+  auto head = head_of<ifaddrmsg>(address);
+  std::string_view all_flags = attribute(address, sizeof head, IFA_FLAGS);
+  uint32_t flags = all_flags.empty() ? head.ifa_flags : number(all_flags);
+  if (head.ifa_family != AF_INET6 || head.ifa_index == loopback_index || flags & IFA_F_NODAD)
+    return {};
+  flags |= IFA_F_NODAD;
+  head.ifa_flags = static_cast<uint8_t>(flags);
+  if (!all_flags.empty())
+    memcpy(address.data() + (all_flags.data() - address.data()), &flags, sizeof flags);
+  memcpy(address.data() + NLMSG_HDRLEN, &head, sizeof head);
+  return address;
+}
+
+void add_address(RouteLink& link, const std::string& address) {
+  const std::string known = as_known(address);
+  long result = link.request(known.empty() ? address : known, NLM_F_CREATE | NLM_F_EXCL);
+  // The kernel gives IPv6 links addresses of theirs when these are up, in its own time.
+  if (result == -EEXIST) return;
+  must_change(result, "add", "an address");
+  if (!known.empty()) must_change(link.request(address, NLM_F_REPLACE), "add", "an address");
+}
+
+void restore_addresses(RouteLink& link, const Indexes& links, const Messages& wanted) {
+  Messages there = addresses_of(link, links);
   auto has = [](const Messages& list, const std::string& address) {
     return std::any_of(list.begin(), list.end(), [&](const std::string& other) {
       return identity_of_address(other) == identity_of_address(address);
@@ -173,8 +204,7 @@ void restore_addresses(RouteLink& link, const Messages& wanted) {
     if (!has(wanted, address))
       must_change(link.request(as_removal(address, RTM_DELADDR), 0), "remove", "an address");
   for (const std::string& address : wanted)
-    if (!has(there, address))
-      must_change(link.request(address, NLM_F_CREATE | NLM_F_EXCL), "add", "an address");
+    if (!has(there, address)) add_address(link, address);
 }
 
 // A route over a gateway needs the route to it first.
@@ -245,40 +275,46 @@ std::vector<std::string> parse_saved(std::string_view stem, std::string_view con
   return {};
 }
 
-void dump_routes(bool loopback_is_up, uint32_t ns_id, image::ImageWriter& writer) {
+void dump_routes(bool loopback_is_up, const Indexes& links, uint32_t ns_id,
+                 image::ImageWriter& writer) {
   RouteLink link;
-  if (Messages found = loopback_addresses(link); !are_default_addresses(found, loopback_is_up))
+  if (Messages found = addresses_of(link, links); !are_default_addresses(found, loopback_is_up))
     save(addresses, ns_id, found, writer);
-  if (Messages found = own_routes(link, AF_INET); !found.empty())
+  if (Messages found = own_routes(link, links, AF_INET); !found.empty())
     save(routes4, ns_id, found, writer);
-  if (Messages found = own_routes(link, AF_INET6); !found.empty())
+  if (Messages found = own_routes(link, links, AF_INET6); !found.empty())
     save(routes6, ns_id, found, writer);
   if (Messages found = all_rules(link); !are_default_rules(found))
     save(rules, ns_id, found, writer);
 }
 
-void restore_routes(const image::Checkpoint& checkpoint) {
+void restore_routes(const image::Checkpoint& checkpoint, const Indexes& links) {
   auto saved_addresses = saved(checkpoint, addresses);
   auto four = saved(checkpoint, routes4), six = saved(checkpoint, routes6);
-  auto saved_rules = saved(checkpoint, rules);
-  if (!saved_addresses && !four && !six && !saved_rules) return;
+  if (!saved_addresses && !four && !six) return;
   RouteLink link;
-  auto other_link = [](const std::string& message) {
-    return head_of<ifaddrmsg>(message).ifa_index != loopback_index;
+  auto other_link = [&](const std::string& message) {
+    return !links.contains(link_of_address(message));
   };
-  auto by_other_link = [](const std::string& message) {
+  auto by_other_link = [&](const std::string& message) {
     auto by = attribute(message, sizeof(rtmsg), RTA_OIF);
-    return (!by.empty() && number(by) != loopback_index) ||
+    return (!by.empty() && !links.contains(number(by))) ||
            !attribute(message, sizeof(rtmsg), RTA_MULTIPATH).empty();
   };
   // Of CRIU's images: those of links that are the runtime's.
   if (saved_addresses) std::erase_if(*saved_addresses, other_link);
   for (auto* routes : {&four, &six})
     if (*routes) std::erase_if(**routes, by_other_link);
-  if (saved_addresses) restore_addresses(link, *saved_addresses);
+  if (saved_addresses) restore_addresses(link, links, *saved_addresses);
   if (four) restore_routes(link, std::move(*four));
   if (six) restore_routes(link, std::move(*six));
-  if (saved_rules) restore_rules(link, *saved_rules);
+}
+
+void restore_rules(const image::Checkpoint& checkpoint) {
+  auto wanted = saved(checkpoint, rules);
+  if (!wanted) return;
+  RouteLink link;
+  restore_rules(link, *wanted);
 }
 
 }  // namespace stasis::engine::net

@@ -85,7 +85,7 @@ TEST_CASE("addresses of loopback come back, and those that were removed don't") 
   in_fresh_network([&] {
     net::bring_loopback_up();
     image::ImageWriter writer(directory.fd());
-    net::dump_routes(true, 8, writer);  // as the kernel makes it: nothing to write
+    net::dump_routes(true, {1}, 8, writer);  // as the kernel makes it: nothing to write
     net::RouteLink link;
     CHECK(link.request(address_message("10.1.2.3", 32), NLM_F_CREATE | NLM_F_EXCL) == 0);
     CHECK(link.request(address_message("10.1.2.3", 32), NLM_F_CREATE | NLM_F_EXCL) == -EEXIST);
@@ -93,7 +93,7 @@ TEST_CASE("addresses of loopback come back, and those that were removed don't") 
     uint16_t removal = RTM_DELADDR;
     memcpy(gone.data() + offsetof(nlmsghdr, nlmsg_type), &removal, sizeof removal);
     CHECK(link.request(gone, 0) == 0);
-    net::dump_routes(true, 9, writer);
+    net::dump_routes(true, {1}, 9, writer);
     image::InventoryEntry inventory;
     inventory.set_img_version(image::image_version);
     writer.flush();
@@ -106,7 +106,7 @@ TEST_CASE("addresses of loopback come back, and those that were removed don't") 
   in_fresh_network([&] {
     net::bring_loopback_up();
     CHECK(addresses() == std::vector<std::string>{"127.0.0.1/8"});
-    net::restore_routes(checkpoint);
+    net::restore_routes(checkpoint, {1});
     CHECK(addresses() == std::vector<std::string>{"10.1.2.3/32"});
   });
 }
