@@ -56,6 +56,13 @@ void check_posix_queues(const Checkpoint& image, const StasisEntry& more) {
                queue.message_size() <= INT_MAX,
            "stasis", -1, "POSIX message queue {}: {} messages of {} bytes, mode {:o}", name,
            queue.most_messages(), queue.message_size(), queue.mode());
+    expect(queue.messages_size() <= static_cast<int>(queue.most_messages()), "stasis", -1,
+           "POSIX message queue {}: {} messages, {} at most", name, queue.messages_size(),
+           queue.most_messages());
+    for (const PosixMessageEntry& message : queue.messages())
+      expect(message.data().size() <= queue.message_size() && message.priority() < MQ_PRIO_MAX,
+             "stasis", -1, "POSIX message queue {}: a message of {} bytes, priority {}", name,
+             message.data().size(), message.priority());
     expect(image.ipc.has_value(), "stasis", -1,
            "POSIX message queue {}, but no ipc namespace of its own", name);
   }

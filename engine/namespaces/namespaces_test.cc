@@ -241,7 +241,10 @@ TEST_CASE("what stands in a namespace's way is named") {
     attributes.mq_msgsize = 8;
     mqd_t night = mq_open("/night", O_CREAT | O_RDWR, 0600, &attributes);
     mqd_t day = mq_open("/day", O_CREAT | O_RDWR, 0600, &attributes);
-    if (night < 0 || day < 0 || mq_send(night, "x", 1, 0) != 0) return "error: mq_open";
+    sigevent nothing{};
+    nothing.sigev_notify = SIGEV_NONE;
+    if (night < 0 || day < 0 || mq_send(day, "x", 1, 0) != 0 || mq_notify(night, &nothing) != 0)
+      return "error: mq_open";
     return "";
   });
   REQUIRE(child.said.empty());
@@ -251,7 +254,7 @@ TEST_CASE("what stands in a namespace's way is named") {
   for (const Finding& finding : namespaces::obstacles(plan, {child.pid, getpid()}))
     all += finding.subject + ": " + finding.what + "\n";
   CHECK_THAT(all, Contains("holds shared memory segment 0 that nobody has attached"));
-  CHECK_THAT(all, Contains("holds POSIX message queue /night with 1 message in it\n"));
+  CHECK_THAT(all, Contains("holds POSIX message queue /night of whose next message"));
   CHECK_THAT(all, !Contains("/day"));
   CHECK_THAT(all, Contains("namespace of its own\n"));
   Scratch directory;

@@ -1,11 +1,11 @@
-// POSIX message queues. A message can't be read without taking it, so only empty
-// ones are carried.
+// POSIX message queues.
 #include <fmt/format.h>
 #include <linux/mount.h>
 #include <mqueue.h>
 #include <sys/syscall.h>
 
 #include "base/text.h"
+#include "engine/namespaces/posix_messages.h"
 #include "engine/namespaces/sysv_kinds.h"
 #include "kernel/directories.h"
 #include "kernel/fs.h"
@@ -14,6 +14,7 @@ namespace stasis::engine::sysv {
 namespace {
 
 constexpr uint32_t mode_bits = 07777;
+constexpr uint64_t most_bytes = 16 << 20;  // of messages in a queue
 constexpr char all_queues[] = "POSIX message queues";
 
 std::string name_of(std::string_view name) { return fmt::format("POSIX message queue /{}", name); }
@@ -42,16 +43,20 @@ mq_attr attributes_of(int queue, const std::string& name) {
   return attributes;
 }
 
-// Why the queue can't be carried; empty: it can. Its text says who waits to be told.
-std::string trouble_with(int queue, const std::string& name) {
-  if (long count = attributes_of(queue, name).mq_curmsgs; count > 0)
-    return fmt::format("{} with {} message{} in it", name, count, count == 1 ? "" : "s");
-  const std::string text = kernel::read_all(queue, name);
-  constexpr std::string_view field = "NOTIFY_PID:";
+// What the queue's text tells in the field.
+uint64_t told(std::string_view text, std::string_view field) {
   size_t at = text.find(field);
-  if (at == std::string::npos) return {};
-  std::string_view pid = std::string_view(text).substr(at + field.size());
-  if (text::trim(pid) == "0") return {};
+  if (at == std::string_view::npos) return 0;
+  std::string_view rest = text.substr(at + field.size());
+  return text::to_int<uint64_t>(text::words(rest).front()).value_or(0);
+}
+
+// Why the queue can't be carried; empty: it can.
+std::string trouble_with(int queue, const std::string& name) {
+  const std::string text = kernel::read_all(queue, name);
+  if (uint64_t bytes = told(text, "QSIZE:"); bytes > most_bytes)
+    return fmt::format("{} with {} bytes in it, more than {}", name, bytes, most_bytes);
+  if (told(text, "NOTIFY_PID:") == 0) return {};
   return name + " of whose next message a process is to be told (mq_notify)";
 }
 
@@ -75,7 +80,7 @@ void dump_posix_queues(const Dumping& dumping) {
   dumping.queues.mount = mount_queues();
   for (const std::string& file : names_in(dumping.queues.mount)) {
     const std::string name = name_of(file);
-    UniqueFd queue = kernel::open_at(dumping.queues.mount.get(), file, O_RDONLY);
+    UniqueFd queue = kernel::open_at(dumping.queues.mount.get(), file, O_RDWR | O_NONBLOCK);
     if (auto trouble = trouble_with(queue.get(), name); !trouble.empty())
       throw Error("dump", "the ipc namespace").because("it holds " + trouble);
     const mq_attr attributes = attributes_of(queue.get(), name);
@@ -87,6 +92,7 @@ void dump_posix_queues(const Dumping& dumping) {
     entry.set_gid(dumping.ids.gid_inside(stat.stx_gid, name));
     entry.set_most_messages(static_cast<uint32_t>(attributes.mq_maxmsg));
     entry.set_message_size(static_cast<uint32_t>(attributes.mq_msgsize));
+    *entry.mutable_messages() = copy_messages(queue.get(), attributes, name);
   }
 }
 
@@ -95,10 +101,11 @@ void make_posix_queue(const image::PosixQueueEntry& entry, const userns::IdMap& 
   mq_attr attributes{};
   attributes.mq_maxmsg = entry.most_messages();
   attributes.mq_msgsize = entry.message_size();
-  UniqueFd queue(static_cast<int>(
-      kernel::must(kernel::call(SYS_mq_open, entry.name().c_str(),
-                                O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC, 0600, &attributes),
-                   "make", name)));
+  UniqueFd queue(static_cast<int>(kernel::must(
+      kernel::call(SYS_mq_open, entry.name().c_str(),
+                   O_CREAT | O_EXCL | O_RDWR | O_NONBLOCK | O_CLOEXEC, 0600, &attributes),
+      "make", name)));
+  send_messages(queue.get(), entry.messages(), name);
   kernel::must(kernel::call(SYS_fchown, queue.get(), ids.uid_outside(entry.uid(), name),
                             ids.gid_outside(entry.gid(), name)),
                "set the owner of", name);

@@ -1,6 +1,6 @@
 // Objects of the container's ipc namespace: System V shared memory, message queues
-// and semaphores, with their ids, keys, owners and content; empty POSIX queues. The calling
-// thread is in the namespace.
+// and semaphores, with their ids, keys, owners and content; POSIX queues. The calling thread
+// is in the namespace.
 #pragma once
 
 #include <functional>

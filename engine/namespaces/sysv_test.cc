@@ -70,13 +70,19 @@ image::Checkpoint checkpoint_with_objects() {
   set.values = {0, 32767, 9};
   checkpoint.semaphores.push_back(set);
   checkpoint.more.emplace();
-  image::PosixQueueEntry& empty = *checkpoint.more->add_posix_queues();
-  empty.set_name("night");
-  empty.set_mode(0640);
-  empty.set_uid(11);
-  empty.set_gid(12);
-  empty.set_most_messages(77);  // more than the usual limit
-  empty.set_message_size(9);
+  image::PosixQueueEntry& posix = *checkpoint.more->add_posix_queues();
+  posix.set_name("night");
+  posix.set_mode(0640);
+  posix.set_uid(11);
+  posix.set_gid(12);
+  posix.set_most_messages(77);  // more than the usual limit
+  posix.set_message_size(9);
+  for (const auto& [priority, text] :
+       {std::pair(9U, "nine long"), {3U, "b"}, {3U, ""}, {3U, "a"}}) {
+    image::PosixMessageEntry& message = *posix.add_messages();
+    message.set_priority(priority);
+    message.set_data(text);
+  }
   return checkpoint;
 }
 

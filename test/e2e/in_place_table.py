@@ -97,7 +97,7 @@ FEATURES = {name: Row(name) for name in (
 FEATURES |= {f"{name}_mapped": Row(name, change=map_users, prepare=hand_over)  # its root is another uid
              for name in ("threads", "tree", "files", "limits")}
 FEATURES |= {
-    "mqueue": Row("mqueue", ignore=("/fds/3", "/fds/4")),
+    "mqueue": Row("mqueue", ignore=("/fds/3", "/fds/4", "/fds/5")),
     "names": Row("names", ignore=("/fds/3",)),
     "locks": Row("locks", options=("--file-locks",)),
     "timers": Row("timers", ignore=("/ShdPnd",)),  # which go on firing while we look

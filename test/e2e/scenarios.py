@@ -6,6 +6,7 @@ import socket
 import stat
 import struct
 
+import faults
 import observe
 from harness import Container, Skip, expect, run, scenario, wait_for
 
@@ -145,16 +146,29 @@ def undo(env):
 
 @scenario
 def message_queues(env):
-    """Empty POSIX queues come back with those who wait at them; one with messages is refused."""
+    """POSIX queues come back with those who wait at them, and what waits in them; one that is to tell
+    of its next message is refused."""
     env.only_stasis()
     again_and_again(env, "mqueue", compare=False)
-    with Container(env, "mqueue", "full") as c:
+    with Container(env, "mqueue", "told") as c:
         c.start()
         said = c.stasis("plan", c.name, ok=None)
-        expect("/full with 1 message in it" in said.stdout + said.stderr, said.stdout + said.stderr)
+        expect("/told of whose next message" in said.stdout + said.stderr, said.stdout + said.stderr)
         c.checkpoint(ok=False)
         c.ask()
     c.gone()
+
+
+class Queues(Container):
+    def same_as(self, before, ignore=()):  # a queue is opened by its mount
+        return super().same_as(before, (*ignore, "/fds/"))
+
+
+for _how, _word in ((faults.FAIL, "fail"), (faults.KILL, "kill")):
+    scenario(lambda env, how=_how: faults.sweep_dump(env, "mqueue", how, faults.SAMPLE, Queues),
+             name=f"dump_{_word}_mqueue", seconds=300)
+scenario(lambda env: faults.sweep_restore(env, "mqueue", faults.FAIL, faults.SAMPLE, Queues),
+         name="restore_fail_mqueue", seconds=300)
 
 
 @scenario

@@ -1,7 +1,10 @@
-// POSIX message queues, empty while nobody asks: a process waits at one and
-// answers through the other. With an argument, one has a message.
+// POSIX message queues: a process waits at one, answers through another, and messages of
+// several priorities wait in a third. With an argument, one is to tell of its next message.
 #include <mqueue.h>
 #include <sys/wait.h>
+
+#include <string>
+#include <vector>
 
 #include "program.h"
 
@@ -21,13 +24,47 @@ mqd_t make(const char* name, mode_t mode) {
   return queue;
 }
 
+// In the order in which they are received.
+struct Message {
+  std::string text;
+  unsigned priority;
+};
+const std::vector<Message> waiting{{"urgent", 9}, {std::string("\0\1", 2), 3}, {"", 3}};
+
+void fill(mqd_t queue) {
+  for (const Message& message : waiting)
+    need(mq_send(queue, message.text.data(), message.text.size(), message.priority) == 0,
+         "mq_send");
+}
+
+// Takes all out and puts them back.
+bool holds_what_waits(mqd_t queue) {
+  bool same = true;
+  mq_attr attributes{};
+  mq_getattr(queue, &attributes);
+  if (attributes.mq_curmsgs != static_cast<long>(waiting.size())) return false;
+  for (const Message& message : waiting) {
+    char text[size];
+    unsigned priority = 0;
+    ssize_t n = mq_receive(queue, text, sizeof text, &priority);
+    same &= n >= 0 && std::string(text, static_cast<size_t>(n)) == message.text &&
+            priority == message.priority;
+  }
+  fill(queue);
+  return same;
+}
+
 }  // namespace
 
 int main(int argc, char**) {
   mqd_t questions = make("/questions", 0640), answers = make("/answers", 0604);
   struct stat before{};
   need(fstat(questions, &before) == 0, "fstat");
-  if (argc > 1) need(mq_send(make("/full", 0600), "x", 1, 0) == 0, "mq_send");
+  mqd_t full = make("/full", 0600);
+  fill(full);
+  sigevent nothing{};
+  nothing.sigev_notify = SIGEV_NONE;
+  if (argc > 1) need(mq_notify(make("/told", 0600), &nothing) == 0, "mq_notify");
   pid_t child = fork();
   need(child >= 0, "fork");
   if (child == 0) {
@@ -57,6 +94,7 @@ int main(int argc, char**) {
                          memcmp(text, word, static_cast<size_t>(n)) == 0,
                      "the answer to \"%s\" has %zd bytes", word, n);
     }
+    verdict.expect(holds_what_waits(full), "other messages wait than before");
     verdict.expect(waitpid(child, nullptr, WNOHANG) == 0, "the other process has ended");
     mqd_t again = mq_open("/questions", O_RDONLY);
     verdict.expect(again >= 0, "no such queue any more");
