@@ -143,7 +143,7 @@ def overlay_inside(env):
         config["root"]["readonly"] = False
         # Before the program starts, and beneath what will be the container's root.
         config["hooks"].setdefault("createContainer", []).append(
-            {"path": "/bin/sh", "args": ["sh", "-c", f"/usr/sbin/chroot $PWD /bin/sh -c '{mount}'"]})
+            {"path": "/bin/sh", "args": ["sh", "-c", f"PATH=/usr/sbin:/usr/bin:/bin chroot $PWD /bin/sh -c '{mount}'"]})
     c = Container(env, "layers", change=change)
     rootfs = c.bundle / "rootfs"
     for name in ("lower", "copied", "removed", "both/lower"):

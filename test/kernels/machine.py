@@ -26,7 +26,7 @@ INIT = """#!/bin/busybox sh
 export PATH=/bin
 /bin/busybox mkdir -p /new
 /bin/busybox mount -t tmpfs -o size=80% tmpfs /new
-for name in bin sbin etc lib lib64 tests tmp usr under-test second; do /bin/busybox cp -a /$name /new/; done
+for name in bin sbin etc lib lib64 packaging tests tmp usr under-test second; do /bin/busybox cp -a /$name /new/; done
 exec /bin/busybox switch_root /new /second
 """
 SECOND = """#!/bin/busybox sh
