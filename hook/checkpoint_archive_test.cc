@@ -32,6 +32,7 @@ struct Place {
   UniqueFd archive_of(const std::vector<std::string>& names, Filter filter,
                       mode_t type = AE_IFREG) {
     std::vector<std::pair<std::string, std::string>> files;
+    files.reserve(names.size());
     for (const std::string& name : names) files.emplace_back(name, name);
     return archive_with(files, filter, type);
   }

@@ -120,7 +120,7 @@ UniqueFd Unpacker::open_directory(const std::string& path) {
     end = path.find('/', end + 1);
     std::string part = path.substr(0, end), name;
     long there = kernel::try_open_in(root_, part, O_PATH | O_DIRECTORY, beneath);
-    UniqueFd(static_cast<int>(there));
+    UniqueFd found(static_cast<int>(there));
     if (there != -ENOENT) continue;
     int parent = parent_of(part, name);
     kernel::must(kernel::call(SYS_mkdirat, parent, name.c_str(), 0755), "create the directory",
